@@ -1,0 +1,357 @@
+/*
+ * Children. Relies on vfork(2), which costs the same however large we are: between vfork and execve the child
+ * makes system calls only, on memory that is still ours, with all signals blocked. A child that changes its
+ * user is made with fork(2) instead: as long as it shared our memory, the kernel would take us for a program
+ * that changed its user, too, and forbid us core dumps (PR_SET_DUMPABLE(2const)).
+ *
+ * What goes wrong before the program runs comes back through a pipe that execve closes. Deliberately not here:
+ * any wait for the end of a child, and the name service after the fork.
+ */
+#include "loop/child.h"
+#include "base/words.h"
+#include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
+#include <linux/close_range.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/pidfd.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <systemd/sd-event.h>
+
+static rlim_t kept_soft_limit = RLIM_INFINITY; /* of descriptors; infinity: not kept */
+
+/* What a child needs to know, resolved before it exists. */
+struct plan {
+        const struct child_options *options;
+        char *path;
+        bool changes_user;
+        bool sets_groups;
+        gid_t *groups;
+        int n_groups;
+        int error_fd;
+};
+
+void child_keep_limits(void)
+{
+        struct rlimit limit;
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
+                kept_soft_limit = limit.rlim_cur;
+}
+
+/* ---- in the child ---- */
+
+static int set_descriptors(int stdin_fd, int stdout_fd, int stderr_fd)
+{
+        int fds[] = { stdin_fd, stdout_fd, stderr_fd };
+
+        for (int i = 0; i < 3; i++) {
+                int fd = fds[i] >= 0 ? fds[i] : open("/dev/null", O_RDWR | O_CLOEXEC);
+
+                if (fd < 0 || dup2(fd, i) < 0)
+                        return -errno;
+        }
+        return 0;
+}
+
+static int restore_limit(void)
+{
+        struct rlimit limit;
+
+        if (kept_soft_limit == RLIM_INFINITY)
+                return 0;
+        if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+                return -errno;
+        limit.rlim_cur = MIN(kept_soft_limit, limit.rlim_max);
+        return setrlimit(RLIMIT_NOFILE, &limit) < 0 ? -errno : 0;
+}
+
+/* All signals are blocked until the last step, when no handler of ours is left that they could call. */
+static int set_up(int stdin_fd, int stdout_fd, int stderr_fd, int close_flags)
+{
+        const struct sigaction by_default = { .sa_handler = SIG_DFL };
+        int r;
+
+        for (int signal = 1; signal < NSIG; signal++)
+                (void)sigaction(signal, &by_default, NULL); /* some cannot be changed, and need not */
+        if (setpgid(0, 0) < 0)
+                return -errno;
+        r = set_descriptors(stdin_fd, stdout_fd, stderr_fd);
+        if (r < 0)
+                return r;
+        if (close_range(3, UINT_MAX, close_flags) < 0)
+                return -errno;
+        return restore_limit();
+}
+
+static int become_user(const struct plan *plan)
+{
+        uid_t uid = plan->options->uid;
+        gid_t gid = plan->options->gid;
+
+        if (!plan->changes_user)
+                return 0;
+        if (plan->sets_groups && setgroups((size_t)plan->n_groups, plan->groups) < 0)
+                return -errno;
+        if (gid != (gid_t)-1 && setresgid(gid, gid, gid) < 0)
+                return -errno;
+        if (uid != (uid_t)-1 && setresuid(uid, uid, uid) < 0)
+                return -errno;
+        return 0;
+}
+
+static void unblock_signals(void)
+{
+        sigset_t none;
+
+        (void)sigemptyset(&none);
+        (void)sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+_Noreturn static void run_program(const struct plan *plan)
+{
+        const struct child_options *options = plan->options;
+        int r = set_up(options->stdin_fd, options->stdout_fd, options->stderr_fd, CLOSE_RANGE_CLOEXEC);
+
+        if (r == 0)
+                r = become_user(plan);
+        if (r == 0 && chdir(options->working_directory) < 0)
+                r = -errno;
+        if (r == 0) {
+                unblock_signals();
+                (void)execve(plan->path, options->argv, options->environment);
+                r = -errno;
+        }
+        _exit(write(plan->error_fd, &r, sizeof(r)) == sizeof(r) ? 127 : 126);
+}
+
+/* ---- in the parent ---- */
+
+static int child_ended(struct sd_event_source *source, const siginfo_t *info, void *userdata)
+{
+        struct child *child = userdata;
+
+        /* In both cases sd-event reaps it when we return. */
+        if (!child) {
+                (void)sd_event_source_set_floating(source, false); /* drops the last reference */
+                return 0;
+        }
+        child->status_code = info->si_code;
+        child->status = info->si_status;
+        child->exited(child);
+        if (sd_event_source_get_userdata(source)) /* else it was forgotten, and maybe freed, in there */
+                child_deinit(child);
+        return 0;
+}
+
+static int child_watch(struct child *child, struct loop *loop, pid_t pid, child_fn exited)
+{
+        struct sd_event_source *source;
+        int pid_fd = pidfd_open(pid, 0), r = pid_fd < 0 ? -errno : 0;
+
+        if (r == 0)
+                r = sd_event_add_child_pidfd(loop_event(loop), &source, pid_fd, WEXITED, child_ended, child);
+        if (r < 0) {
+                (void)fd_close(pid_fd);
+                (void)kill(-pid, SIGKILL);
+                (void)waitpid(pid, NULL, 0);
+                return r;
+        }
+        (void)sd_event_source_set_child_pidfd_own(source, true);
+        *child = (struct child){ .pid = pid, .exited = exited, .source = source };
+        return 0;
+}
+
+static int resolve_groups(struct plan *plan)
+{
+        const struct child_options *options = plan->options;
+        gid_t gid = options->gid == (gid_t)-1 ? getegid() : options->gid;
+
+        plan->sets_groups = options->uid != (uid_t)-1;
+        if (!plan->sets_groups || !options->user_name)
+                return 0;
+        for (int n = 0; getgrouplist(options->user_name, gid, plan->groups, &n) < 0;) {
+                gid_t *groups =
+                        n > plan->n_groups ? reallocarray(plan->groups, (size_t)n, sizeof(*groups)) : NULL;
+
+                if (!groups)
+                        return -ENOMEM;
+                plan->groups = groups;
+                plan->n_groups = n;
+        }
+        return 0;
+}
+
+static int plan_init(struct plan *plan, const struct child_options *options)
+{
+        *plan = (struct plan){
+                .options = options,
+                .changes_user = (options->uid != (uid_t)-1 && options->uid != geteuid()) ||
+                                (options->gid != (gid_t)-1 && options->gid != getegid()),
+        };
+        int r = program_find(options->argv[0], &plan->path);
+
+        return r == 0 && plan->changes_user ? resolve_groups(plan) : r;
+}
+
+static void plan_deinit(struct plan *plan)
+{
+        free(plan->path);
+        free(plan->groups);
+}
+
+static void block_signals(sigset_t *ret_mask)
+{
+        sigset_t all;
+
+        (void)sigfillset(&all);
+        (void)sigprocmask(SIG_SETMASK, &all, ret_mask);
+}
+
+static pid_t plan_fork(const struct plan *plan)
+{
+        pid_t pid = plan->changes_user ? fork() : vfork();
+
+        if (pid == 0)
+                run_program(plan);
+        return pid;
+}
+
+static int plan_run(struct plan *plan, pid_t *ret_pid)
+{
+        int pipe_fds[2], error = 0;
+        sigset_t mask;
+
+        if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+                return -errno;
+        plan->error_fd = pipe_fds[1];
+        block_signals(&mask);
+        pid_t pid = plan_fork(plan);
+        if (pid < 0)
+                error = -errno;
+        (void)fd_close(pipe_fds[1]);
+        if (pid > 0 && read(pipe_fds[0], &error, sizeof(error)) == sizeof(error))
+                (void)waitpid(pid, NULL, 0);
+        (void)sigprocmask(SIG_SETMASK, &mask, NULL);
+        (void)fd_close(pipe_fds[0]);
+        *ret_pid = pid;
+        return error;
+}
+
+int child_start(struct child *child, struct loop *loop, const struct child_options *options, child_fn exited)
+{
+        _cleanup_(plan_deinit) struct plan plan;
+        pid_t pid = 0;
+        int r;
+
+        assert(!child->source);
+        r = plan_init(&plan, options);
+        if (r == 0)
+                r = plan_run(&plan, &pid);
+        if (r < 0)
+                return r;
+        return child_watch(child, loop, pid, exited);
+}
+
+int child_fork(struct child *child, struct loop *loop, int (*work)(void *userdata), void *userdata,
+               int stderr_fd, child_fn exited)
+{
+        sigset_t mask;
+
+        assert(!child->source);
+        block_signals(&mask);
+        pid_t pid = fork();
+        if (pid == 0) {
+                if (set_up(-1, -1, stderr_fd, 0) < 0)
+                        _exit(126);
+                unblock_signals();
+                _exit(work(userdata));
+        }
+        int r = pid < 0 ? -errno : 0;
+        (void)sigprocmask(SIG_SETMASK, &mask, NULL);
+        if (r < 0)
+                return r;
+        (void)setpgid(pid, pid); /* the child does it, too: whoever is first */
+        return child_watch(child, loop, pid, exited);
+}
+
+void child_kill(struct child *child, int signal)
+{
+        if (child->pid > 0)
+                (void)kill(-child->pid, signal);
+}
+
+void child_deinit(struct child *child)
+{
+        if (!child->source)
+                return;
+        (void)sd_event_source_set_userdata(child->source, NULL);
+        if (child->status_code == 0) {
+                child_kill(child, SIGKILL);
+                (void)sd_event_source_set_floating(child->source, true); /* stays until it is reaped */
+        }
+        child->source = sd_event_source_unref(child->source);
+        child->pid = 0;
+}
+
+/* ---- processes that are not our children ---- */
+
+static int read_text(const char *path, char *buffer, size_t size)
+{
+        _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t n = fd < 0 ? -1 : read(fd, buffer, size - 1);
+
+        if (n < 0)
+                return -errno;
+        buffer[n] = '\0';
+        return 0;
+}
+
+int process_identify(pid_t pid, struct process_identity *ret)
+{
+        struct process_identity process = { .pid = pid };
+        char path[32], text[1024];
+        int r;
+
+        r = read_text("/proc/sys/kernel/random/boot_id", process.boot, sizeof(process.boot));
+        if (r < 0)
+                return r;
+        (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+        r = read_text(path, text, sizeof(text));
+        if (r < 0)
+                return r;
+
+        /* The second field, the name in parentheses, may have anything in it. */
+        const char *p = strrchr(text, ')');
+
+        for (int field = 2; p && field < 22; field++)
+                p = strchr(p + 1, ' ');
+        if (!p)
+                return -EINVAL;
+        process.start = strtoull(p + 1, NULL, 10);
+        *ret = process;
+        return 0;
+}
+
+int process_end(const struct process_identity *process, int wait_msec)
+{
+        struct process_identity now;
+        _cleanup_close_ int fd = pidfd_open(process->pid, 0);
+
+        /* Opened first: what we look at now is what we wait for. */
+        if (fd < 0)
+                return errno == ESRCH ? 0 : -errno;
+        if (process_identify(process->pid, &now) < 0 || now.start != process->start ||
+            !streq(now.boot, process->boot))
+                return 0;
+        if (kill(-process->pid, SIGKILL) < 0 && errno != ESRCH)
+                return -errno;
+
+        struct pollfd pollfd = { .fd = fd, .events = POLLIN };
+        int n = poll(&pollfd, 1, wait_msec);
+
+        return n < 0 ? -errno : n == 0 ? -ETIMEDOUT : 0;
+}

@@ -1,0 +1,78 @@
+/*
+ * child: a program that we started: how it starts and how it ends. It returns errors and never logs. A child
+ * has default signal dispositions, an empty signal mask, the soft descriptor limit that the daemon was started
+ * with, no descriptor but 0, 1 and 2, and a process group of its own, so that all of it can be signalled. Its
+ * end is noticed by pidfd (pidfd_open(2)) through the loop's sd-event, which reaps it after `exited` has
+ * returned: until then the pid, and so the group, cannot be anybody else's.
+ *
+ * SIGCHLD must be blocked in the process (sd_event_add_child(3)), and 0, 1 and 2 must be open.
+ */
+#pragma once
+
+#include "base/util.h"
+#include "loop/loop.h"
+#include <sys/types.h>
+
+struct child;
+/* May call child_deinit() or child_start(), and free what the child is part of. */
+typedef void (*child_fn)(struct child *child);
+
+struct child_options {
+        char *const *argv;        /* argv[0]: where the program is, as program_find() looks for it */
+        char *const *environment; /* the whole of it */
+        const char *working_directory;
+        const char *
+                user_name; /* for initgroups(3); NULL: the supplementary groups are dropped when uid is given */
+        uid_t uid;         /* (uid_t)-1: stay who we are */
+        gid_t gid;         /* (gid_t)-1: likewise */
+        int stdin_fd;      /* -1: /dev/null, for all three; never 0 to 2; borrowed */
+        int stdout_fd;
+        int stderr_fd;
+};
+
+/* Zeroed: none. */
+struct child {
+        pid_t pid;       /* 0: none */
+        int status_code; /* in `exited`: CLD_EXITED, CLD_KILLED or CLD_DUMPED; 0: it runs */
+        int status;      /* in `exited`: exit code, or signal number */
+        child_fn exited;
+        struct sd_event_source *source;
+};
+
+/* Keeps the soft RLIMIT_NOFILE for children; to be called once, before the daemon raises its own. */
+void child_keep_limits(void);
+
+/*
+ * Starts a program; returns when it runs, or with the negative errno of the step that failed (program, user,
+ * directory, execve). `exited` is called from the loop, never from inside child_start().
+ */
+int child_start(struct child *child, struct loop *loop, const struct child_options *options, child_fn exited);
+
+/*
+ * fork(2) without exec, for work on file systems that must not hold up the loop: `work` runs in the child
+ * and its return value is the exit status. It owns no descriptor of ours but 2 (stderr_fd as above).
+ */
+int child_fork(struct child *child, struct loop *loop, int (*work)(void *userdata), void *userdata,
+               int stderr_fd, child_fn exited);
+
+/* Signals the whole process group. Harmless when there is none. */
+void child_kill(struct child *child, int signal);
+
+/* Forgets the child; one that still runs is killed with SIGKILL, and the loop reaps it. Idempotent. */
+void child_deinit(struct child *child);
+
+/* How a process is told from a later one with its pid, also by a later run of the daemon. */
+struct process_identity {
+        pid_t pid;
+        uint64_t start; /* in clock ticks since the boot: proc(5), field 22 of /proc/PID/stat */
+        char boot[37];  /* /proc/sys/kernel/random/boot_id */
+};
+
+int process_identify(pid_t pid, struct process_identity *ret); /* 0 or a negative errno */
+
+/*
+ * Sends SIGKILL to the process group of that very process, which is not our child, and waits until it has
+ * ended, for at most `wait_msec`. Returns 0 when it does not run any more, -ETIMEDOUT, or another negative
+ * errno.
+ */
+int process_end(const struct process_identity *process, int wait_msec);

@@ -1,0 +1,255 @@
+/*
+ * The loop. Relies on epoll(7): an edge-triggered descriptor reports its present state when it is added, and
+ * each later change once. Deliberately not here: any thread, any priority between sources, any clock but
+ * CLOCK_MONOTONIC.
+ *
+ * sd-event is embedded as one more descriptor: it is "armed" (sd_event_prepare(3)) whenever we wait. While it
+ * is, sources for I/O, signals and children may be added to it, for they go straight to its own epoll; time
+ * and defer sources may not, timers are the wheel's.
+ */
+#include "loop/loop.h"
+#include <systemd/sd-event.h>
+
+#define N_EVENTS 256
+
+struct loop {
+        int epoll_fd;
+        uint64_t now_usec;
+        struct wheel wheel;
+        struct list ready;
+        struct source *current; /* whose `ready` runs; NULL once it was deinitialised in there */
+        struct grave *graves;
+        size_t n_sources;
+        void (*hook)(void *userdata);
+        void *hook_userdata;
+        struct sd_event *event;
+        struct source event_source;
+        bool is_exiting;
+        int status;
+};
+
+/* Puts sd-event back into its armed state; dispatches what is pending on the way. */
+static int loop_arm_event(struct loop *loop)
+{
+        int r;
+
+        while ((r = sd_event_prepare(loop->event)) > 0) {
+                r = sd_event_dispatch(loop->event);
+                if (r < 0)
+                        return r;
+        }
+        return r;
+}
+
+static void loop_event_ready(struct source *source)
+{
+        struct loop *loop = container_of(source, struct loop, event_source);
+        int n_pending, r = 0;
+
+        source_clear(source, EPOLLIN);
+        do {
+                n_pending = sd_event_wait(loop->event, 0);
+                if (n_pending > 0)
+                        r = sd_event_dispatch(loop->event);
+                if (r >= 0)
+                        r = loop_arm_event(loop);
+        } while (n_pending > 0 && r >= 0);
+        if (n_pending < 0 || r < 0)
+                loop_exit(loop, n_pending < 0 ? n_pending : r);
+}
+
+int loop_new(struct loop **ret_loop)
+{
+        _cleanup_(loop_freep) struct loop *loop = calloc(1, sizeof(*loop));
+        int r;
+
+        if (!loop)
+                return -ENOMEM;
+        list_init(&loop->ready);
+        list_init(&loop->event_source.ready_link);
+        loop->event_source.fd = -1;
+        loop->now_usec = clock_usec(CLOCK_MONOTONIC);
+        wheel_init(&loop->wheel, loop->now_usec);
+        loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        if (loop->epoll_fd < 0)
+                return -errno;
+        r = sd_event_new(&loop->event);
+        if (r < 0)
+                return r;
+        r = source_init(&loop->event_source, loop, sd_event_get_fd(loop->event), EPOLLIN, EPOLLIN,
+                        loop_event_ready);
+        if (r < 0)
+                return r;
+        r = loop_arm_event(loop);
+        if (r < 0)
+                return r;
+        *ret_loop = TAKE_PTR(loop);
+        return 0;
+}
+
+static void loop_bury_dead(struct loop *loop)
+{
+        while (loop->graves) {
+                struct grave *grave = loop->graves;
+
+                loop->graves = grave->next;
+                grave->bury(grave);
+        }
+}
+
+struct loop *loop_free(struct loop *loop)
+{
+        if (!loop)
+                return NULL;
+        loop_bury_dead(loop);
+        source_deinit(&loop->event_source, loop);
+        sd_event_unref(loop->event);
+        assert(loop->n_sources == 0);
+        wheel_deinit(&loop->wheel);
+        (void)fd_close(loop->epoll_fd);
+        free(loop);
+        return NULL;
+}
+
+uint64_t loop_now(const struct loop *loop)
+{
+        return loop->now_usec;
+}
+
+struct wheel *loop_wheel(struct loop *loop)
+{
+        return &loop->wheel;
+}
+
+struct sd_event *loop_event(struct loop *loop)
+{
+        return loop->event;
+}
+
+void loop_set_turn_hook(struct loop *loop, void (*hook)(void *userdata), void *userdata)
+{
+        loop->hook = hook;
+        loop->hook_userdata = userdata;
+}
+
+static bool source_is_ready(const struct source *source)
+{
+        return source->pending & source->wanted;
+}
+
+static void loop_make_ready(struct loop *loop, struct source *source)
+{
+        if (source_is_ready(source) && !list_is_linked(&source->ready_link))
+                list_append(&loop->ready, &source->ready_link);
+}
+
+static int timeout_msec(struct loop *loop, uint64_t timeout_usec)
+{
+        if (!list_is_empty(&loop->ready) || loop->is_exiting)
+                return 0;
+
+        uint64_t now_usec = clock_usec(CLOCK_MONOTONIC);
+        uint64_t next_usec = MIN(wheel_next(&loop->wheel), deadline_after(now_usec, timeout_usec));
+
+        if (next_usec == USEC_INFINITY)
+                return -1;
+        if (next_usec <= now_usec)
+                return 0;
+        return (int)MIN((next_usec - now_usec + USEC_PER_MSEC - 1) / USEC_PER_MSEC, (uint64_t)INT32_MAX);
+}
+
+int loop_turn(struct loop *loop, uint64_t timeout_usec)
+{
+        struct epoll_event events[N_EVENTS];
+        struct list ready = LIST_INIT(ready);
+        int n_events = epoll_wait(loop->epoll_fd, events, N_EVENTS, timeout_msec(loop, timeout_usec));
+
+        if (n_events < 0 && errno != EINTR)
+                return -errno;
+        loop->now_usec = clock_usec(CLOCK_MONOTONIC);
+        for (int i = 0; i < n_events; i++) {
+                struct source *source = events[i].data.ptr;
+
+                source->pending |= (uint16_t)events[i].events;
+                loop_make_ready(loop, source);
+        }
+
+        wheel_run(&loop->wheel, loop->now_usec);
+
+        /* What becomes ready, or stays it, while these run waits for the next turn: each source once. */
+        list_splice(&ready, &loop->ready);
+        for (struct list *node; (node = list_take_first(&ready));) {
+                struct source *source = container_of(node, struct source, ready_link);
+
+                loop->current = source;
+                source->ready(source);
+                if (loop->current)
+                        loop_make_ready(loop, source);
+                loop->current = NULL;
+        }
+
+        loop_bury_dead(loop);
+        if (loop->hook)
+                loop->hook(loop->hook_userdata);
+        return 0;
+}
+
+int loop_run(struct loop *loop)
+{
+        while (!loop->is_exiting) {
+                int r = loop_turn(loop, USEC_INFINITY);
+
+                if (r < 0)
+                        return r;
+        }
+        return loop->status;
+}
+
+void loop_exit(struct loop *loop, int status)
+{
+        if (loop->is_exiting)
+                return;
+        loop->is_exiting = true;
+        loop->status = status;
+}
+
+void loop_bury(struct loop *loop, struct grave *grave, void (*bury)(struct grave *grave))
+{
+        grave->bury = bury;
+        grave->next = loop->graves;
+        loop->graves = grave;
+}
+
+int source_init(struct source *source, struct loop *loop, int fd, uint32_t events, uint32_t wanted,
+                source_fn ready)
+{
+        struct epoll_event event = { .events = events | EPOLLET, .data.ptr = source };
+
+        *source = (struct source){ .ready = ready, .fd = -1, .wanted = (uint16_t)wanted };
+        list_init(&source->ready_link);
+        if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
+                return -errno;
+        source->fd = fd;
+        loop->n_sources++;
+        return 0;
+}
+
+void source_deinit(struct source *source, struct loop *loop)
+{
+        if (source->fd < 0)
+                return;
+        (void)epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, source->fd, NULL);
+        list_unlink(&source->ready_link);
+        source->fd = -1;
+        source->pending = 0;
+        if (loop->current == source)
+                loop->current = NULL;
+        loop->n_sources--;
+}
+
+void source_want(struct source *source, struct loop *loop, uint32_t wanted)
+{
+        source->wanted = (uint16_t)wanted;
+        if (source->fd >= 0)
+                loop_make_ready(loop, source);
+}
