@@ -1,0 +1,298 @@
+/*
+ * check: promises that what only shows when several keys are seen together is found before anything is opened:
+ * names that lead nowhere, values that are not there yet, addresses wanted twice, programs that do not exist.
+ * It looks at the file system (stat(2), access(2)) and changes nothing.
+ */
+#include "config/section.h"
+#include "config/suggest.h"
+#include <stdio.h>
+#include <sys/stat.h>
+
+/* ---- resources by name ---- */
+
+static void fault_no_resource(struct config *config, const struct section *section, const char *key,
+                              const char *name)
+{
+        struct suggestion suggestion = { .misspelt = name };
+        char hint[SUGGESTION_TEXT_MAX];
+
+        for (size_t i = 0; i < config->n_resources; i++)
+                suggestion_offer(&suggestion, config->resources[i]->name);
+        section_fault(config, section, key, "%s: there is no resource '%s'%s", key, name,
+                      suggestion_text(&suggestion, "'", "'", hint));
+}
+
+static bool lists(const struct listener_config *listener, const char *name, size_t n)
+{
+        for (size_t i = 0; i < n; i++)
+                if (streq(listener->resources[i]->name, name))
+                        return true;
+        return false;
+}
+
+static void find_resources(struct config *config, const struct section *section)
+{
+        struct listener_config *listener = section->object;
+        const struct ini_entry *entry = section_given(section, "resources");
+        _cleanup_strv_free_ char **names = NULL;
+        const char *reason;
+
+        if (!entry)
+                return;
+        int r = list_split(entry->value, &names, &reason);
+        if (r == -EINVAL) {
+                section_fault(config, section, "resources", "resources = %s: %s", entry->value, reason);
+                return;
+        }
+        if (r == 0)
+                listener->resources = calloc(strv_length(names) + 1, sizeof(*listener->resources));
+        if (!listener->resources) {
+                config->origins->ini.error = -ENOMEM;
+                return;
+        }
+        for (size_t i = 0; names[i]; i++) {
+                struct resource_config *resource = config_find_resource(config, names[i]);
+                if (!resource)
+                        fault_no_resource(config, section, "resources", names[i]);
+                else if (lists(listener, names[i], listener->n_resources))
+                        section_fault(config, section, "resources", "resources: '%s' is listed twice",
+                                      names[i]);
+                else
+                        listener->resources[listener->n_resources++] = resource;
+        }
+}
+
+/* ---- specifiers ---- */
+
+/* What a template asks for. */
+struct needs {
+        char **names; /* %{name}; a strv */
+        bool is_per_connection;
+        int error;
+};
+
+static const char *note_need(void *userdata, char letter, const char *name)
+{
+        struct needs *needs = userdata;
+
+        if (letter == '{' && *name != '\0' && !strv_contains(needs->names, name) &&
+            strv_append(&needs->names, name) < 0)
+                needs->error = -ENOMEM;
+        needs->is_per_connection |= letter != 'l' && letter != 'a';
+        if (letter == '{')
+                return *name != '\0' ? "x" : NULL;
+        return strchr("ilaph", letter) ? "x" : NULL;
+}
+
+/* 0, -ENOMEM, or -EINVAL with the reason, owned by the caller. */
+static int find_needs(const char *template, unsigned flags, struct needs *needs, char **ret_reason)
+{
+        _cleanup_free_ char *expanded = NULL;
+        int r = specifier_expand(template, flags, note_need, needs, &expanded, ret_reason);
+
+        return needs->error < 0 ? needs->error : r;
+}
+
+/* Whether the names that the templates of one key need exist; and for a path, that it is one's own. */
+static void check_templates(struct config *config, const struct section *section, const struct key *key)
+{
+        size_t n;
+        char *const *templates = value_templates(key, section, &n);
+        struct needs needs = { 0 };
+
+        for (size_t i = 0; i < n; i++) {
+                _cleanup_free_ char *reason = NULL;
+                int r = find_needs(templates[i], key->type == KEY_PATH ? SPECIFIER_PATH : 0, &needs, &reason);
+                if (r == -EINVAL)
+                        section_fault(config, section, key->name, "%s: %s", key->name, reason);
+                else if (r < 0)
+                        config->origins->ini.error = r;
+                else if (key->type == KEY_PATH && *templates[i] != '\0' && !needs.is_per_connection)
+                        section_fault(
+                                config, section, key->name,
+                                "%s = %s: it must differ between connections, by %%i, %%h, %%p or %%{name}",
+                                key->name, templates[i]);
+        }
+        for (size_t i = 0; needs.names && needs.names[i]; i++)
+                if (!config_find_resource(config, needs.names[i]))
+                        fault_no_resource(config, section, key->name, needs.names[i]);
+        strv_free(needs.names);
+}
+
+/*
+ * Whether everything that the key of `section` needs is among the first `n` resources of the listener, which
+ * loads them before. Names that do not exist at all are a fault already.
+ */
+static void check_order(struct config *config, const struct section *section, const struct key *key,
+                        const struct listener_config *listener, size_t n)
+{
+        size_t n_templates;
+        char *const *templates = value_templates(key, section, &n_templates);
+        struct needs needs = { 0 };
+
+        for (size_t i = 0; i < n_templates; i++) {
+                _cleanup_free_ char *reason = NULL;
+                if (find_needs(templates[i], 0, &needs, &reason) == -ENOMEM)
+                        config->origins->ini.error = -ENOMEM;
+        }
+        for (size_t i = 0; needs.names && needs.names[i]; i++) {
+                if (!config_find_resource(config, needs.names[i]) || lists(listener, needs.names[i], n))
+                        continue;
+                if (section->kind == SECTION_LISTENER)
+                        section_fault(config, section, key->name,
+                                      "%s: %%{%s} is not among the listener's resources", key->name,
+                                      needs.names[i]);
+                else
+                        section_fault(config, section, key->name,
+                                      "%s: [listener:%s] does not load '%s' before '%s'", key->name,
+                                      listener->name, needs.names[i], section->name);
+        }
+        strv_free(needs.names);
+}
+
+/* ---- listeners ---- */
+
+static const struct section *section_of(const struct config *config, const void *object)
+{
+        size_t i = 0;
+
+        while (config->origins->sections[i]->object != object)
+                i++;
+        return config->origins->sections[i];
+}
+
+static void check_listener_order(struct config *config, const struct section *section)
+{
+        const struct listener_config *listener = section->object;
+
+        for (size_t k = 0; k < n_keys; k++)
+                if (keys[k].section == SECTION_LISTENER)
+                        check_order(config, section, &keys[k], listener, listener->n_resources);
+        for (size_t i = 0; i < listener->n_resources; i++) {
+                const struct section *resource = section_of(config, listener->resources[i]);
+                for (size_t k = 0; resource->kinds != 0 && k < n_keys; k++)
+                        if (keys[k].section == SECTION_RESOURCE && key_belongs(&keys[k], resource->kinds))
+                                check_order(config, resource, &keys[k], listener, i);
+        }
+}
+
+/* Whether the endpoint is among the first `n` of the listener. */
+static bool listens(const struct listener_config *listener, const struct endpoint *endpoint, size_t n)
+{
+        for (size_t i = 0; i < n; i++) {
+                const struct endpoint *other = &listener->endpoints[i];
+                if (other->length > 0 && other->length == endpoint->length &&
+                    memcmp(&other->address, &endpoint->address, endpoint->length) == 0)
+                        return true;
+        }
+        return false;
+}
+
+/* Against those before it, so that each pair is said once, at the later one. */
+static void check_endpoint(struct config *config, const struct section *section, size_t index)
+{
+        const struct listener_config *listener = section->object;
+        const struct endpoint *endpoint = &listener->endpoints[index];
+        bool is_ip = endpoint->kind == ENDPOINT_IP;
+
+        if (listens(listener, endpoint, index)) {
+                section_fault(config, section, "listen", "listen: %s is listed twice", endpoint->text);
+                return;
+        }
+        for (size_t i = 0; config->listeners[i] != listener; i++) {
+                const struct listener_config *other = config->listeners[i];
+                if (!other->enabled || (is_ip && listener->reuse_port && other->reuse_port) ||
+                    !listens(other, endpoint, other->n_endpoints))
+                        continue;
+                section_fault(config, section, "listen", "listen: %s is already taken by [listener:%s]%s",
+                              endpoint->text, other->name, is_ip ? ", and not both have reuse_port" : "");
+                return;
+        }
+}
+
+static void check_listeners(struct config *config)
+{
+        for (size_t i = 0; i < config->n_listeners; i++) {
+                const struct listener_config *listener = config->listeners[i];
+                const struct section *section = section_of(config, listener);
+
+                if (!section_given(section, "listen"))
+                        section_fault(config, section, "listen", "[%s] has no listen", section->text);
+                for (size_t k = 0; listener->enabled && k < listener->n_endpoints; k++)
+                        check_endpoint(config, section, k);
+                find_resources(config, section);
+                check_listener_order(config, section);
+        }
+}
+
+/* ---- resources ---- */
+
+static void check_command(struct config *config, const struct section *section, const char *key,
+                          char *const *words)
+{
+        _cleanup_free_ char *path = NULL;
+
+        if (!words[0])
+                return;
+        int r = program_find(words[0], &path);
+        if (r == -ENOMEM)
+                config->origins->ini.error = r;
+        else if (r == -EACCES)
+                section_fault(config, section, key, "%s: %s cannot be executed", key, words[0]);
+        else if (r < 0)
+                section_fault(config, section, key, "%s: there is no program %s%s", key, words[0],
+                              words[0][0] == '/' ? "" : " in " PROGRAM_PATH);
+}
+
+static void check_working_directory(struct config *config, const struct section *section, const char *path)
+{
+        struct stat st;
+
+        if (stat(path, &st) < 0)
+                section_fault(config, section, "working_directory", "working_directory = %s: %s", path,
+                              strerror(errno));
+        else if (!S_ISDIR(st.st_mode))
+                section_fault(config, section, "working_directory", "working_directory = %s: %s", path,
+                              strerror(ENOTDIR));
+}
+
+static void check_resource(struct config *config, const struct section *section)
+{
+        const struct resource_config *resource = section->object;
+
+        if (section->kinds & KIND_DIRECTORY && !section_given(section, "path"))
+                section_fault(config, section, "path", "[%s] has no path", section->text);
+        if (section->kinds & KIND_EXEC) {
+                if (!section_given(section, "load") && !section_given(section, "release"))
+                        section_fault(config, section, "load", "[%s] has neither load nor release",
+                                      section->text);
+                check_command(config, section, "load", resource->load);
+                check_command(config, section, "release", resource->release);
+                check_working_directory(config, section, resource->working_directory);
+        }
+}
+
+/* ---- all ---- */
+
+void check_config(struct config *config)
+{
+        const struct daemon_config *daemon = &config->daemon;
+        struct config_origins *origins = config->origins;
+
+        if (streq(daemon->runtime_directory, daemon->state_directory))
+                section_fault(config, origins->sections[0], "state_directory",
+                              "state_directory = %s: it must not be the runtime_directory",
+                              daemon->state_directory);
+        for (size_t i = 0; i < origins->n_sections; i++) {
+                const struct section *section = origins->sections[i];
+
+                if (section->kind == SECTION_RESOURCE && section->kinds == 0)
+                        continue;
+                if (section->kind == SECTION_RESOURCE)
+                        check_resource(config, section);
+                for (size_t k = 0; k < n_keys; k++)
+                        if (keys[k].section == section->kind && key_belongs(&keys[k], section->kinds))
+                                check_templates(config, section, &keys[k]);
+        }
+        check_listeners(config);
+}

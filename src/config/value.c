@@ -1,0 +1,292 @@
+/*
+ * value: promises that one key's text is understood wholly or is a fault, and that value_text() writes what
+ * value_set() reads back to the same. It relies on the table for types and defaults and on number.c for what is
+ * one number. It deliberately looks at one key alone; check.c sees the others.
+ */
+#include "config/number.h"
+#include "config/section.h"
+#include <ctype.h>
+
+static void *field(const struct key *key, void *object)
+{
+        return (char *)object + key->offset;
+}
+
+/* ---- numbers ---- */
+
+static void store(const struct key *key, void *object, uint64_t value)
+{
+        void *to = field(key, object);
+
+        if (key->size == sizeof(uint8_t))
+                *(uint8_t *)to = (uint8_t)value;
+        else if (key->size == sizeof(uint32_t))
+                *(uint32_t *)to = (uint32_t)value;
+        else
+                *(uint64_t *)to = value;
+}
+
+static uint64_t fetch(const struct key *key, void *object)
+{
+        const void *from = field(key, object);
+
+        if (key->size == sizeof(uint8_t))
+                return *(const uint8_t *)from;
+        if (key->size == sizeof(uint32_t))
+                return *(const uint32_t *)from;
+        return *(const uint64_t *)from;
+}
+
+/* ---- faults ---- */
+
+static void fault(struct ini *ini, const struct ini_entry *entry, const char *reason)
+{
+        ini_fault_at(ini, entry, "%s = %s: %s", entry->key, entry->value, reason);
+}
+
+static void set_scalar(const struct key *key, void *object, const char *text, const struct ini_entry *entry,
+                       struct ini *ini)
+{
+        char wanted[NUMBER_WANTED_MAX];
+        uint64_t value;
+
+        int r = number_parse(key, text, &value);
+        if (r < 0)
+                fault(ini, entry, number_wanted(key, wanted));
+        else if (key->type == KEY_WORD && *text != '\0' && key_find_word(key, text)->is_planned)
+                ini_fault_at(ini, entry, "%s = %s is not supported by this version of tetherd", key->name,
+                             text);
+        else
+                store(key, object, value);
+}
+
+/* Only what is the default is accepted, however it is written. */
+static void set_planned(const struct key *key, const struct ini_entry *entry, struct ini *ini)
+{
+        char wanted[NUMBER_WANTED_MAX];
+        uint64_t value, standard;
+        bool is_standard;
+
+        if (!entry)
+                return;
+        if (key->type == KEY_TEXT) {
+                is_standard = streq(entry->value, key->standard);
+        } else {
+                if (number_parse(key, entry->value, &value) < 0) {
+                        fault(ini, entry, number_wanted(key, wanted));
+                        return;
+                }
+                is_standard = number_parse(key, key->standard, &standard) == 0 && value == standard;
+        }
+        if (!is_standard)
+                ini_fault_at(ini, entry, "%s is not supported by this version of tetherd", key->name);
+}
+
+/* ---- texts ---- */
+
+static const char *check_command(char *const *words)
+{
+        if (words[0] && words[0][0] != '/' && strchr(words[0], '/'))
+                return "the program must be an absolute path, or a name without '/'";
+        return words[0] && strchr(words[0], '%') ? "the program must be named without specifiers" : NULL;
+}
+
+static const char *check_environment(char *const *items)
+{
+        for (size_t i = 0; items[i]; i++) {
+                const char *p = items[i];
+                if (!isalpha((unsigned char)*p) && *p != '_')
+                        return "it must be a list of NAME=value";
+                while (isalnum((unsigned char)*p) || *p == '_')
+                        p++;
+                if (*p != '=')
+                        return "it must be a list of NAME=value";
+                if (startswith(items[i], "TETHERD_"))
+                        return "names that begin with TETHERD_ are tetherd's own";
+        }
+        return NULL;
+}
+
+/* Commands and environments: an array of strings in the struct. */
+static void set_strings(const struct key *key, void *object, const char *text, const struct ini_entry *entry,
+                        struct ini *ini)
+{
+        _cleanup_strv_free_ char **strings = NULL;
+        char ***to = field(key, object);
+        const char *reason = NULL;
+
+        int r = key->type == KEY_COMMAND ? words_split(text, &strings, &reason)
+                                         : list_split(text, &strings, &reason);
+        if (r == -ENOMEM) {
+                ini->error = r;
+                return;
+        }
+        if (r == 0)
+                reason = key->type == KEY_COMMAND ? check_command(strings) : check_environment(strings);
+        if (reason) {
+                fault(ini, entry, reason);
+                return;
+        }
+        strv_free(*to);
+        *to = TAKE_PTR(strings);
+}
+
+static void set_string(const struct key *key, void *object, const char *text, const struct ini_entry *entry,
+                       struct ini *ini)
+{
+        char **to = field(key, object);
+
+        if (entry && key->type != KEY_TEMPLATE && *text != '/' && *text != '\0') {
+                fault(ini, entry, "it must be an absolute path");
+                return;
+        }
+        char *copy = strdup(text);
+        if (!copy) {
+                ini->error = -ENOMEM;
+                return;
+        }
+        free(*to);
+        *to = copy;
+}
+
+static void free_endpoints(struct listener_config *listener)
+{
+        for (size_t i = 0; i < listener->n_endpoints; i++)
+                endpoint_deinit(&listener->endpoints[i]);
+        free(listener->endpoints);
+        listener->endpoints = NULL;
+        listener->n_endpoints = 0;
+}
+
+static void add_endpoint(struct listener_config *listener, const char *text, const struct ini_entry *entry,
+                         struct ini *ini)
+{
+        struct endpoint endpoint;
+        const char *reason;
+
+        int r = endpoint_parse(text, &endpoint, &reason);
+        if (r == -EINVAL) {
+                ini_fault_at(ini, entry, "listen = %s: %s", text, reason);
+                return;
+        }
+        struct endpoint *grown =
+                r == 0 ? reallocarray(listener->endpoints, listener->n_endpoints + 1, sizeof(*grown)) : NULL;
+        if (!grown) {
+                ini->error = -ENOMEM;
+                if (r == 0)
+                        endpoint_deinit(&endpoint);
+                return;
+        }
+        listener->endpoints = grown;
+        listener->endpoints[listener->n_endpoints++] = endpoint;
+        if (endpoint.kind == ENDPOINT_SYSTEMD)
+                ini_fault_at(ini, entry, "listen = %s is not supported by this version of tetherd", text);
+}
+
+static void set_endpoints(struct listener_config *listener, const char *text, const struct ini_entry *entry,
+                          struct ini *ini)
+{
+        _cleanup_strv_free_ char **items = NULL;
+        const char *reason;
+
+        free_endpoints(listener);
+        int r = list_split(text, &items, &reason);
+        if (r == -EINVAL)
+                fault(ini, entry, reason);
+        else if (r < 0)
+                ini->error = r;
+        for (size_t i = 0; r == 0 && items[i]; i++)
+                add_endpoint(listener, items[i], entry, ini);
+}
+
+/* ---- any ---- */
+
+/* systemd sets several directories as one list with colons; the first is ours. */
+static const char *standard_of(const struct key *key, char **ret_owned, struct ini *ini)
+{
+        const char *value = key->variable ? getenv(key->variable) : NULL;
+
+        if (!value || *value != '/')
+                return key->standard;
+        *ret_owned = strndup(value, strcspn(value, ":"));
+        if (*ret_owned)
+                return *ret_owned;
+        ini->error = -ENOMEM;
+        return key->standard;
+}
+
+void value_set(const struct key *key, const struct section *section, const struct ini_entry *entry,
+               struct ini *ini)
+{
+        _cleanup_free_ char *owned = NULL;
+
+        if (entry && entry->value[0] == '\0')
+                entry = NULL;
+        const char *text = entry ? entry->value : standard_of(key, &owned, ini);
+        if (key->flags & KEY_PLANNED) {
+                set_planned(key, entry, ini);
+                return;
+        }
+        switch (key->type) {
+        case KEY_FOLDER:
+        case KEY_TEMPLATE:
+        case KEY_PATH:
+                set_string(key, section->object, text, entry, ini);
+                break;
+        case KEY_COMMAND:
+        case KEY_ENVIRONMENT:
+                set_strings(key, section->object, text, entry, ini);
+                break;
+        case KEY_ENDPOINTS:
+                set_endpoints(section->object, text, entry, ini);
+                break;
+        case KEY_NAMES: /* check.c: they may be in a file that is yet to come */
+        case KEY_TEXT:
+                break;
+        default:
+                set_scalar(key, section->object, text, entry, ini);
+                break;
+        }
+}
+
+void value_free(const struct key *key, void *object)
+{
+        if (key->flags & KEY_PLANNED)
+                return;
+        if (key->type == KEY_FOLDER || key->type == KEY_TEMPLATE || key->type == KEY_PATH)
+                free(*(char **)field(key, object));
+        else if (key->type == KEY_COMMAND || key->type == KEY_ENVIRONMENT)
+                strv_free(*(char ***)field(key, object));
+        else if (key->type == KEY_ENDPOINTS)
+                free_endpoints(object);
+}
+
+const char *value_text(const struct key *key, const struct section *section,
+                       char buffer[static SPAN_TEXT_MAX])
+{
+        const struct ini_entry *entry = section->given[key - keys];
+
+        if (key->flags & KEY_PLANNED)
+                return key->standard;
+        if (key->type == KEY_FOLDER)
+                return *(char **)field(key, section->object);
+        if (key->type < KEY_FOLDER && key->type != KEY_USER && key->type != KEY_GROUP)
+                return number_format(key, fetch(key, section->object), buffer);
+        return entry && entry->value[0] != '\0' ? entry->value : key->standard;
+}
+
+char *const *value_templates(const struct key *key, const struct section *section, size_t *ret_n)
+{
+        char *const *strings = NULL;
+        size_t n = 0;
+
+        if (key->type == KEY_TEMPLATE || key->type == KEY_PATH) {
+                strings = field(key, section->object);
+                n = 1;
+        } else if (key->type == KEY_COMMAND || key->type == KEY_ENVIRONMENT) {
+                strings = *(char ***)field(key, section->object);
+                n = strv_length(strings);
+        }
+        *ret_n = n;
+        return strings;
+}
