@@ -1,0 +1,449 @@
+/*
+ * directory: promises that a directory appears at its path complete, with owner and mode, or not at all; and
+ * that what is removed is that very directory, by device and inode. It is made under a random name, which the
+ * ledger knows beforehand, and moved to its place with renameat2(RENAME_NOREPLACE).
+ *
+ * A parent must belong to root or to us, and may not be writable by anybody else: not by all, not by a group
+ * other than root's or ours. Further up a sticky directory such as /tmp is good enough, since nobody else can
+ * replace what is ours in there. No symbolic link is followed on the way.
+ *
+ * Deliberately not here: parents are not removed, somebody else may use them by now. Making a directory is
+ * done in the loop; emptying one, which may take long, in a process of its own.
+ */
+#include "loop/child.h"
+#include "loop/lines.h"
+#include "resource/lease.h"
+#include "resource/tree.h"
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define REASON_MAX 512
+
+struct directory {
+        struct claim *claim;
+        char *path;         /* absolute, without a slash at the end */
+        const char *name;   /* the last component of it */
+        char temporary[32]; /* its name while it is made */
+        dev_t device;       /* 0 and 0: not known, it was not made or a crash came between */
+        ino_t inode;
+        struct child remover;
+        struct lines err;
+        char *reason; /* what the remover said */
+};
+
+static void directory_forget(struct claim *claim)
+{
+        struct directory *directory = TAKE_PTR(claim->data);
+
+        if (!directory)
+                return;
+        child_deinit(&directory->remover);
+        lines_deinit(&directory->err);
+        free(directory->path);
+        free(directory->reason);
+        free(directory);
+}
+
+/* Writes the sentence, whose last word is what `error` (negative) means. Returns `error`. */
+_printf_(3, 4) static int explain(char reason[static REASON_MAX], int error, const char *format, ...)
+{
+        va_list arguments;
+
+        va_start(arguments, format);
+        int length = vsnprintf(reason, REASON_MAX, format, arguments);
+        va_end(arguments);
+        if (length >= 0 && length < REASON_MAX)
+                (void)snprintf(reason + length, REASON_MAX - (size_t)length, ": %s", strerror(-error));
+        return error;
+}
+
+/* ---- before it begins ---- */
+
+/* Takes `path`. */
+static int directory_new(struct directory **ret_directory, struct claim *claim, char *path)
+{
+        struct directory *directory = calloc(1, sizeof(*directory));
+
+        if (!directory) {
+                free(path);
+                return -ENOMEM;
+        }
+        for (size_t length = strlen(path); length > 1 && path[length - 1] == '/'; length--)
+                path[length - 1] = '\0';
+        directory->claim = claim;
+        directory->path = path;
+        directory->name = strrchr(path, '/') + 1;
+        *ret_directory = directory;
+        return 0;
+}
+
+static int refuse_path(const char *path, char **ret_reason)
+{
+        return asprintf(ret_reason, "%s is not the absolute path of a directory", path) < 0
+                       ? -ENOMEM
+                       : RESOURCE_E_INVALID;
+}
+
+static bool path_is_good(const char *path)
+{
+        return path[0] == '/' && path[strspn(path, "/")] != '\0';
+}
+
+static int directory_prepare(struct claim *claim, char **ret_reason)
+{
+        struct directory *directory;
+        uint64_t random;
+        char *path;
+        int r;
+
+        r = specifier_expand(claim->config->path, SPECIFIER_PATH, claim_specifier, claim, &path, ret_reason);
+        if (r < 0)
+                return r == -EINVAL ? RESOURCE_E_INVALID : r;
+        if (!path_is_good(path)) {
+                r = refuse_path(path, ret_reason);
+                free(path);
+                return r;
+        }
+        if (getrandom(&random, sizeof(random), 0) != sizeof(random)) {
+                free(path);
+                return -errno;
+        }
+        r = directory_new(&directory, claim, path);
+        if (r < 0)
+                return r;
+        (void)snprintf(directory->temporary, sizeof(directory->temporary), ".tetherd-%016" PRIx64, random);
+        claim->data = directory;
+        return 0;
+}
+
+/* ---- the way to it ---- */
+
+static bool is_writable_by_others(const struct stat *st)
+{
+        return st->st_mode & S_IWOTH || (st->st_mode & S_IWGRP && st->st_gid != 0 && st->st_gid != getegid());
+}
+
+/* `path`, `length`: how to name it. `is_last`: it is to hold our directory. */
+static int check_parent(int fd, const char *path, int length, bool is_last, char reason[static REASON_MAX])
+{
+        struct stat st;
+
+        if (fstat(fd, &st) < 0)
+                return explain(reason, -errno, "%.*s", length, path);
+        if (st.st_uid != 0 && st.st_uid != geteuid())
+                return explain(reason, -EPERM, "%.*s belongs to another user (%u)", length, path, st.st_uid);
+        if (is_writable_by_others(&st) && (is_last || !(st.st_mode & S_ISVTX)))
+                return explain(reason, -EPERM, "%.*s is writable by others", length, path);
+        return 0;
+}
+
+/* Opens a component in `parent_fd`; makes it with mode 0755 if it is not there and `creates`. */
+static int open_component(int parent_fd, const char *component, size_t length, bool creates)
+{
+        const int flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+        char name[NAME_MAX + 1] = "";
+
+        if (length >= sizeof(name))
+                return -ENAMETOOLONG;
+        memcpy(name, component, length);
+        int fd = openat(parent_fd, name, flags);
+        if (fd < 0 && errno == ENOENT && creates) {
+                mode_t mask = umask(S_IWGRP | S_IWOTH);
+                int r = mkdirat(parent_fd, name, 0755);
+
+                (void)umask(mask);
+                if (r == 0 || errno == EEXIST)
+                        fd = openat(parent_fd, name, flags);
+        }
+        return fd < 0 ? -errno : fd;
+}
+
+/*
+ * Opens the parent directory. To load, missing ones are made and all are checked; to release it does not matter
+ * who may write there: what is removed is told by its inode. Returns a descriptor, or a negative errno with
+ * `reason`.
+ */
+static int open_parent(const struct directory *directory, bool is_load, char reason[static REASON_MAX])
+{
+        _cleanup_close_ int fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        const char *path = directory->path, *end = path + 1; /* `fd` is what stands between them */
+
+        if (fd < 0)
+                return explain(reason, -errno, "/");
+        for (;;) {
+                const char *component = end + strspn(end, "/");
+                int r = 0;
+
+                if (is_load)
+                        r = check_parent(fd, path, (int)(end - path), component == directory->name, reason);
+                if (r < 0)
+                        return r;
+                if (component == directory->name)
+                        return TAKE_FD(fd);
+
+                end = component + strcspn(component, "/");
+                int next_fd = open_component(fd, component, (size_t)(end - component), is_load);
+                if (next_fd < 0)
+                        return explain(reason, next_fd,
+                                       next_fd == -ENOTDIR ? "%.*s (symbolic links are not followed)"
+                                                           : "%.*s",
+                                       (int)(end - path), path);
+                (void)fd_close(fd);
+                fd = next_fd;
+        }
+}
+
+/* ---- loading ---- */
+
+/* Owner first: changing it takes bits away from the mode. */
+static int set_attributes(struct directory *directory, int fd)
+{
+        const struct resource_config *config = directory->claim->config;
+        struct stat st;
+
+        if ((config->user != (uid_t)-1 || config->group != (gid_t)-1) &&
+            fchown(fd, config->user, config->group) < 0)
+                return -errno;
+        if (fchmod(fd, config->mode) < 0 || fstat(fd, &st) < 0)
+                return -errno;
+        directory->device = st.st_dev;
+        directory->inode = st.st_ino;
+        return claim_save(directory->claim);
+}
+
+static int fill_in_and_move(struct directory *directory, int parent_fd, char reason[static REASON_MAX])
+{
+        _cleanup_close_ int fd =
+                openat(parent_fd, directory->temporary, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        int r = fd < 0 ? -errno : set_attributes(directory, fd);
+
+        if (r < 0)
+                return explain(reason, r, "%s cannot be set up", directory->path);
+        if (renameat2(parent_fd, directory->temporary, parent_fd, directory->name, RENAME_NOREPLACE) < 0)
+                return explain(reason, -errno, "%s cannot be made", directory->path);
+        return 0;
+}
+
+static void directory_load(struct claim *claim)
+{
+        struct directory *directory = claim->data;
+        char reason[REASON_MAX];
+        bool is_clean = true;
+        int r;
+
+        _cleanup_close_ int parent_fd = open_parent(directory, true, reason);
+        r = parent_fd < 0 ? parent_fd : 0;
+        if (r == 0 && mkdirat(parent_fd, directory->temporary, S_IRWXU) < 0)
+                r = explain(reason, -errno, "%s cannot be made", directory->path);
+        else if (r == 0) {
+                r = fill_in_and_move(directory, parent_fd, reason);
+                if (r < 0)
+                        is_clean = unlinkat(parent_fd, directory->temporary, AT_REMOVEDIR) == 0;
+        }
+        if (r < 0)
+                claim_load_failed(claim, is_clean, -1, reason);
+        else
+                claim_loaded(claim, directory->path);
+}
+
+/* ---- releasing ---- */
+
+/* Whether `name` is our directory; without device and inode, whether it is there at all. */
+static bool find(const struct directory *directory, int parent_fd, const char *name, struct stat *ret)
+{
+        if (fstatat(parent_fd, name, ret, AT_SYMLINK_NOFOLLOW) < 0)
+                return false;
+        return directory->inode == 0 || (ret->st_dev == directory->device && ret->st_ino == directory->inode);
+}
+
+/*
+ * Where it is: at its place, or still under its temporary name, which nobody else would use. Without device and
+ * inode it never came to its place: what is there is not ours. NULL: it is gone.
+ */
+static const char *locate(const struct directory *directory, int parent_fd, struct stat *ret)
+{
+        if (directory->inode != 0 && find(directory, parent_fd, directory->name, ret))
+                return directory->name;
+        if (find(directory, parent_fd, directory->temporary, ret))
+                return directory->temporary;
+        return NULL;
+}
+
+/* In a process of its own; says on its stderr what went wrong. */
+static int remove_tree(void *userdata)
+{
+        const struct directory *directory = userdata;
+        char reason[REASON_MAX], path[TREE_PATH_MAX];
+        struct stat st;
+        const char *name;
+        int r = 0;
+
+        _cleanup_close_ int parent_fd = open_parent(directory, false, reason);
+        if (parent_fd < 0)
+                r = parent_fd;
+        else if ((name = locate(directory, parent_fd, &st))) {
+                r = tree_remove(parent_fd, name, st.st_dev, st.st_ino, path);
+                if (r < 0)
+                        (void)explain(reason, r, "%s cannot be removed", path);
+        }
+        if (r < 0)
+                (void)dprintf(STDERR_FILENO, "%s\n", reason);
+        return r < 0;
+}
+
+static void directory_err(struct lines *lines, const char *line, bool is_cut _unused_)
+{
+        struct directory *directory = container_of(lines, struct directory, err);
+
+        free(directory->reason);
+        directory->reason = strdup(line);
+}
+
+static void remover_exited(struct child *child)
+{
+        struct directory *directory = container_of(child, struct directory, remover);
+        bool is_removed = child->status_code == CLD_EXITED && child->status == 0;
+
+        lines_drain(&directory->err);
+        lines_deinit(&directory->err);
+        child_deinit(child);
+        if (is_removed)
+                claim_released(directory->claim);
+        else
+                claim_release_failed(directory->claim, -1,
+                                     directory->reason ? directory->reason : "its removal was killed");
+}
+
+static void start_remover(struct directory *directory)
+{
+        struct loop *loop = claim_loop(directory->claim);
+        _cleanup_close_ int err_fd = -1;
+        char reason[REASON_MAX];
+        int r;
+
+        free(TAKE_PTR(directory->reason));
+        r = lines_init(&directory->err, loop, REASON_MAX - 1, directory_err, &err_fd);
+        if (r == 0)
+                r = child_fork(&directory->remover, loop, remove_tree, directory, err_fd, remover_exited);
+        if (r < 0) {
+                lines_deinit(&directory->err);
+                (void)explain(reason, r, "%s cannot be removed", directory->path);
+                claim_release_failed(directory->claim, -1, reason);
+        }
+}
+
+static void say_that_it_is_gone(struct directory *directory, int parent_fd)
+{
+        char text[REASON_MAX];
+        struct stat st;
+
+        if (directory->inode == 0 || fstatat(parent_fd, directory->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+                return;
+        (void)snprintf(text, sizeof(text), "%s is not the one that was made any more: left alone",
+                       directory->path);
+        claim_output(directory->claim, text);
+}
+
+static void directory_release(struct claim *claim)
+{
+        struct directory *directory = claim->data;
+        char reason[REASON_MAX];
+        struct stat st;
+        const char *name;
+
+        _cleanup_close_ int parent_fd = open_parent(directory, false, reason);
+        if (parent_fd < 0 && parent_fd != -ENOENT) {
+                claim_release_failed(claim, -1, reason);
+                return;
+        }
+        name = parent_fd < 0 ? NULL : locate(directory, parent_fd, &st);
+        if (!name) {
+                if (parent_fd >= 0)
+                        say_that_it_is_gone(directory, parent_fd);
+                claim_released(claim);
+                return;
+        }
+        if (unlinkat(parent_fd, name, AT_REMOVEDIR) == 0 || errno == ENOENT) {
+                claim_released(claim);
+        } else if (errno == ENOTEMPTY || errno == EEXIST) {
+                start_remover(directory);
+        } else {
+                (void)explain(reason, -errno, "%s cannot be removed", directory->path);
+                claim_release_failed(claim, -1, reason);
+        }
+}
+
+static void directory_stop(struct claim *claim)
+{
+        struct directory *directory = claim->data;
+
+        child_kill(&directory->remover, SIGKILL);
+}
+
+/* ---- the ledger record ---- */
+
+static int directory_save(const struct claim *claim, char ***fields)
+{
+        const struct directory *directory = claim->data;
+        int r;
+
+        if (!directory) /* it could not be prepared: there is nothing to release */
+                return 0;
+        r = strv_appendf(fields, "path=%s", directory->path);
+        if (r == 0)
+                r = strv_appendf(fields, "temporary=%s", directory->temporary);
+        if (r == 0)
+                r = strv_appendf(fields, "device=%" PRIu64, (uint64_t)directory->device);
+        if (r == 0)
+                r = strv_appendf(fields, "inode=%" PRIu64, (uint64_t)directory->inode);
+        return r;
+}
+
+static int directory_restore(struct claim *claim, char *const *fields, char **ret_reason)
+{
+        const char *path = fields_get(fields, "path"), *temporary = fields_get(fields, "temporary");
+        struct directory *directory;
+        uint64_t device, inode;
+        char *copy;
+        int r;
+
+        if (claim->state == CLAIM_EMPTY)
+                return 0;
+        if (!path || !path_is_good(path) || !temporary || strlen(temporary) >= sizeof(directory->temporary) ||
+            !startswith(temporary, ".tetherd-") || strchr(temporary, '/') ||
+            fields_get_u64(fields, "device", &device) < 0 || fields_get_u64(fields, "inode", &inode) < 0) {
+                *ret_reason = strdup("path, temporary, device or inode is missing or wrong");
+                return *ret_reason ? RESOURCE_E_INVALID : -ENOMEM;
+        }
+        copy = strdup(path);
+        if (!copy)
+                return -ENOMEM;
+        r = directory_new(&directory, claim, copy);
+        if (r < 0)
+                return r;
+        (void)stpcpy(directory->temporary, temporary);
+        directory->device = (dev_t)device;
+        directory->inode = (ino_t)inode;
+        claim->data = directory;
+        return 0;
+}
+
+const struct resource_type resource_type_directory = {
+        .name = "directory",
+        .is_queued = true, /* each removal may be a process */
+        .is_recorded = true,
+        .prepare = directory_prepare,
+        .load = directory_load,
+        .release = directory_release,
+        .stop = directory_stop,
+        .save = directory_save,
+        .restore = directory_restore,
+        .forget = directory_forget,
+};

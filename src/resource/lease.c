@@ -1,0 +1,610 @@
+/*
+ * The order of things. Every completion, immediate or late, comes in through claim_loaded() and its three
+ * sisters, which end in lease_step(): it looks at the claims and does the next thing, and it is always the
+ * last call, because the receiver may free the lease in there.
+ */
+#include "resource/lease.h"
+#include "base/span.h"
+#include "resource/ledger.h"
+#include <inttypes.h>
+#include <stdio.h>
+
+#define RETRY_USEC (1 * USEC_PER_SEC)
+
+static void lease_step(struct lease *lease);
+static void claim_timer(struct timer *timer);
+static void claim_start_load(struct claim *claim);
+static void claim_start_release(struct claim *claim);
+
+/* ---- queues ---- */
+
+static int queue_get(struct leases *leases, const char *name, struct queue **ret_queue)
+{
+        struct queue *queue;
+
+        list_for_each (node, &leases->queues) {
+                queue = container_of(node, struct queue, link);
+                if (streq(queue->name, name)) {
+                        *ret_queue = queue;
+                        return 0;
+                }
+        }
+        queue = calloc(1, sizeof(*queue));
+        if (!queue)
+                return -ENOMEM;
+        queue->name = strdup(name);
+        if (!queue->name) {
+                free(queue);
+                return -ENOMEM;
+        }
+        queue->n_max = 1;
+        list_init(&queue->link);
+        list_init(&queue->releases);
+        list_init(&queue->loads);
+        list_append(&leases->queues, &queue->link);
+        *ret_queue = queue;
+        return 0;
+}
+
+static void queue_run(struct queue *queue)
+{
+        struct list *node;
+
+        /* One that ends at once comes back here: the loop below goes on with the next, not the stack. */
+        if (queue->is_running)
+                return;
+        queue->is_running = true;
+        while (queue->n_under_way < queue->n_max)
+                if ((node = list_take_first(&queue->releases)))
+                        claim_start_release(container_of(node, struct claim, queue_link));
+                else if ((node = list_take_first(&queue->loads)))
+                        claim_start_load(container_of(node, struct claim, queue_link));
+                else
+                        break;
+        queue->is_running = false;
+}
+
+static void queue_leave(struct queue *queue)
+{
+        if (!queue)
+                return;
+        assert(queue->n_under_way > 0);
+        queue->n_under_way--;
+        queue_run(queue);
+}
+
+/* ---- claims ---- */
+
+static struct journal *journal_of(const struct claim *claim)
+{
+        return claim->lease->leases->journal;
+}
+
+static uint64_t now(const struct claim *claim)
+{
+        return loop_now(claim_loop(claim));
+}
+
+static void claim_enter(struct claim *claim, enum claim_state state, uint64_t span_usec)
+{
+        claim->state = state;
+        claim->state_usec = now(claim);
+        timer_arm(loop_wheel(claim_loop(claim)), &claim->timer, deadline_after(claim->state_usec, span_usec));
+}
+
+int claim_save(struct claim *claim)
+{
+        struct ledger *ledger = claim->lease->leases->ledger;
+        int r;
+
+        if (!ledger || !claim->type->is_recorded)
+                return 0;
+        r = ledger_save(ledger, claim);
+        if (r < 0)
+                log_message(journal_of(claim), LOG_WARNING,
+                            "connection %" PRIx64 ": the ledger cannot be written: %s",
+                            claim->lease->subject.id, strerror(-r));
+        return r;
+}
+
+static void claim_report(const struct claim *claim, const char *phase, int exit_status, const char *reason,
+                         struct event_connection *ret_connection, struct event_resource *ret_resource)
+{
+        lease_event_connection(claim->lease, ret_connection);
+        *ret_resource = (struct event_resource){
+                .name = claim->name,
+                .phase = phase,
+                .reason = reason,
+                .has_status = exit_status >= 0,
+                .exit_status = exit_status,
+        };
+}
+
+static void claim_fail_load(struct claim *claim, enum lease_failure failure, bool may_have_left,
+                            int exit_status, const char *reason)
+{
+        struct lease *lease = claim->lease;
+        struct event_connection connection;
+        struct event_resource resource;
+
+        claim_report(claim, "load", exit_status, reason, &connection, &resource);
+        event_load_failed(journal_of(claim), &connection, &resource);
+        claim_enter(claim, may_have_left ? CLAIM_LOADED : CLAIM_EMPTY, USEC_INFINITY);
+        (void)claim_save(claim);
+        if (!lease->failed)
+                lease->failed = claim;
+        if (lease->is_releasing)
+                lease_step(lease);
+        else
+                lease->callbacks->failed(lease, failure, lease->userdata);
+}
+
+static void claim_begin_load(struct claim *claim)
+{
+        _cleanup_free_ char *reason = NULL;
+        int r = claim->type->prepare(claim, &reason);
+
+        if (r != 0) {
+                claim_fail_load(claim, LEASE_LOAD_FAILED, false, -1,
+                                r > 0 && reason ? reason : strerror(abs(r)));
+                return;
+        }
+        if (!claim->queue) {
+                claim_start_load(claim);
+                return;
+        }
+        claim_enter(claim, CLAIM_LOAD_QUEUED, claim->config->queue_timeout);
+        list_append(&claim->queue->loads, &claim->queue_link);
+        queue_run(claim->queue);
+}
+
+static void claim_start_load(struct claim *claim)
+{
+        int r;
+
+        if (claim->queue)
+                claim->queue->n_under_way++;
+        claim_enter(claim, CLAIM_LOADING, claim->config->load_timeout);
+        r = claim_save(claim); /* intent before effect */
+        if (r < 0)
+                claim_load_failed(claim, true, -1, "the ledger cannot be written");
+        else
+                claim->type->load(claim);
+}
+
+static void claim_begin_release(struct claim *claim)
+{
+        if (!claim->queue) {
+                claim_start_release(claim);
+                return;
+        }
+        claim_enter(claim, CLAIM_RELEASE_QUEUED, USEC_INFINITY);
+        list_append(&claim->queue->releases, &claim->queue_link);
+        queue_run(claim->queue);
+}
+
+static void claim_start_release(struct claim *claim)
+{
+        if (claim->queue)
+                claim->queue->n_under_way++;
+        claim_enter(claim, CLAIM_RELEASING, claim->release_timeout_usec);
+        claim->type->release(claim);
+}
+
+static void claim_timer(struct timer *timer)
+{
+        struct claim *claim = container_of(timer, struct claim, timer);
+
+        switch (claim->state) {
+        case CLAIM_LOAD_QUEUED:
+                list_unlink(&claim->queue_link);
+                claim_fail_load(claim, LEASE_LOAD_TIMEOUT, false, -1,
+                                "waited in the queue for longer than queue_timeout");
+                break;
+        case CLAIM_LOADING:
+                claim_enter(claim, CLAIM_LOAD_STOPPING, USEC_INFINITY);
+                claim->type->stop(claim);
+                break;
+        case CLAIM_RELEASING:
+                claim_enter(claim, CLAIM_RELEASE_STOPPING, USEC_INFINITY);
+                claim->type->stop(claim);
+                break;
+        case CLAIM_RETRYING:
+                claim_begin_release(claim);
+                break;
+        default:
+                assert(false); /* no deadline */
+        }
+}
+
+static const char *timed_out(uint64_t span_usec, char buffer[static SPAN_TEXT_MAX + 32])
+{
+        char span[SPAN_TEXT_MAX];
+
+        (void)snprintf(buffer, SPAN_TEXT_MAX + 32, "timed out after %s", span_format(span_usec, span));
+        return buffer;
+}
+
+static bool value_is_valid(const char *value)
+{
+        size_t length = 0;
+
+        for (; value[length]; length++)
+                if ((unsigned char)value[length] < ' ' || value[length] == 0x7f)
+                        return false;
+        return length <= CLAIM_VALUE_MAX;
+}
+
+void claim_loaded(struct claim *claim, const char *value)
+{
+        struct lease *lease = claim->lease;
+
+        assert(claim->state == CLAIM_LOADING || claim->state == CLAIM_LOAD_STOPPING);
+        if (!value_is_valid(value)) {
+                claim_load_failed(claim, false, -1,
+                                  "its value is longer than 4096 bytes or has control characters");
+                return;
+        }
+        if (claim->state == CLAIM_LOAD_STOPPING) {
+                claim_load_failed(claim, false, -1, NULL);
+                return;
+        }
+        claim->value = strdup(value);
+        if (!claim->value) {
+                claim_load_failed(claim, false, -1, "out of memory");
+                return;
+        }
+        claim_enter(claim, CLAIM_LOADED, USEC_INFINITY);
+        (void)claim_save(
+                claim); /* the intent stands in the ledger: without the fact it is released as well */
+        queue_leave(claim->queue);
+        lease_step(lease);
+}
+
+void claim_load_failed(struct claim *claim, bool is_said, int exit_status, const char *reason)
+{
+        bool is_timeout = claim->state == CLAIM_LOAD_STOPPING;
+        bool may_have_left = !is_said || is_timeout || claim->config->on_load_failure == LOAD_FAILURE_RELEASE;
+        char text[SPAN_TEXT_MAX + 32];
+
+        assert(claim->state == CLAIM_LOADING || is_timeout);
+        queue_leave(claim->queue);
+        claim_fail_load(claim, is_timeout ? LEASE_LOAD_TIMEOUT : LEASE_LOAD_FAILED, may_have_left,
+                        exit_status, is_timeout ? timed_out(claim->config->load_timeout, text) : reason);
+}
+
+void claim_released(struct claim *claim)
+{
+        struct lease *lease = claim->lease;
+
+        assert(claim->state == CLAIM_RELEASING || claim->state == CLAIM_RELEASE_STOPPING);
+        claim_enter(claim, CLAIM_EMPTY, USEC_INFINITY);
+        (void)claim_save(claim);
+        queue_leave(claim->queue);
+        lease_step(lease);
+}
+
+void claim_release_failed(struct claim *claim, int exit_status, const char *reason)
+{
+        struct lease *lease = claim->lease;
+        struct event_connection connection;
+        struct event_resource resource;
+        char text[SPAN_TEXT_MAX + 32];
+
+        assert(claim->state == CLAIM_RELEASING || claim->state == CLAIM_RELEASE_STOPPING);
+        if (claim->state == CLAIM_RELEASE_STOPPING)
+                reason = timed_out(claim->release_timeout_usec, text);
+        claim->n_attempts++;
+        claim_report(claim, "release", exit_status, reason, &connection, &resource);
+        event_release_failed(journal_of(claim), &connection, &resource,
+                             claim->release_attempts - MIN(claim->n_attempts, claim->release_attempts));
+        if (claim->n_attempts < claim->release_attempts) {
+                claim_enter(claim, CLAIM_RETRYING, RETRY_USEC << MIN(claim->n_attempts - 1, 16U));
+        } else {
+                claim_enter(claim, CLAIM_QUARANTINED, USEC_INFINITY);
+                lease->leases->n_quarantined++;
+                event_quarantined(journal_of(claim), &connection, &resource);
+        }
+        queue_leave(claim->queue);
+        lease_step(lease);
+}
+
+void claim_output(struct claim *claim, const char *line)
+{
+        struct event_connection connection;
+
+        lease_event_connection(claim->lease, &connection);
+        event_output(journal_of(claim), &connection, claim->name,
+                     claim->lease->is_releasing && claim->state >= CLAIM_LOADED ? "release" : "load", line);
+}
+
+/* ---- leases ---- */
+
+static void lease_destroy(struct lease *lease)
+{
+        for (size_t i = 0; i < lease->n_claims; i++) {
+                struct claim *claim = &lease->claims[i];
+
+                timer_disarm(&claim->timer);
+                list_unlink(&claim->queue_link);
+                if (claim->queue &&
+                    (claim->state == CLAIM_LOADING || claim->state == CLAIM_LOAD_STOPPING ||
+                     claim->state == CLAIM_RELEASING || claim->state == CLAIM_RELEASE_STOPPING))
+                        claim->queue->n_under_way--;
+                if (claim->state == CLAIM_QUARANTINED)
+                        lease->leases->n_quarantined--;
+                if (claim->type)
+                        claim->type->forget(claim);
+                free(claim->name);
+                free(claim->value);
+        }
+        list_unlink(&lease->link);
+        lease->leases->n_leases--;
+        config_unref(lease->born);
+        free(lease->subject.listener);
+        free(lease->subject.identity);
+        free(lease);
+}
+
+static bool lease_is_quarantined(const struct lease *lease)
+{
+        for (size_t i = 0; i < lease->n_claims; i++)
+                if (lease->claims[i].state == CLAIM_QUARANTINED)
+                        return true;
+        return false;
+}
+
+static void lease_settle(struct lease *lease)
+{
+        struct leases *leases = lease->leases;
+        bool is_quarantined = lease_is_quarantined(lease);
+
+        lease->is_settled = true;
+        if (leases->ledger && !is_quarantined)
+                (void)ledger_erase(leases->ledger, lease);
+        if (lease->callbacks)
+                lease->callbacks->settled(lease, lease->userdata);
+        else if (!is_quarantined)
+                lease_destroy(lease);
+}
+
+static void lease_step_release(struct lease *lease)
+{
+        for (size_t i = lease->n_claims; i-- > 0;) {
+                struct claim *claim = &lease->claims[i];
+
+                switch (claim->state) {
+                case CLAIM_EMPTY:
+                case CLAIM_QUARANTINED:
+                        break;
+                case CLAIM_LOAD_QUEUED: /* it waits for its turn: dropped */
+                        list_unlink(&claim->queue_link);
+                        claim_enter(claim, CLAIM_EMPTY, USEC_INFINITY);
+                        break;
+                case CLAIM_LOADED:
+                        claim_begin_release(claim);
+                        return;
+                default: /* a load that runs to its end, or a release under way: its completion comes here */
+                        return;
+                }
+        }
+        lease_settle(lease);
+}
+
+static void lease_step_load(struct lease *lease)
+{
+        for (size_t i = 0; i < lease->n_claims; i++) {
+                struct claim *claim = &lease->claims[i];
+
+                if (claim->state == CLAIM_LOADED)
+                        continue;
+                assert(claim->state == CLAIM_EMPTY);
+                claim_begin_load(claim);
+                return;
+        }
+        lease->callbacks->loaded(lease, lease->userdata);
+}
+
+static void lease_step(struct lease *lease)
+{
+        if (lease->is_releasing)
+                lease_step_release(lease);
+        else
+                lease_step_load(lease);
+}
+
+int lease_claim_init(struct lease *lease, size_t i, const struct resource_type *type, const char *name)
+{
+        struct claim *claim = &lease->claims[i];
+
+        claim->type = type;
+        claim->name = strdup(name);
+        if (!claim->name)
+                return -ENOMEM;
+        return type->is_queued ? queue_get(lease->leases, name, &claim->queue) : 0;
+}
+
+int lease_new_empty(struct lease **ret_lease, struct leases *leases, size_t n_claims,
+                    const struct lease_subject *subject)
+{
+        struct lease *lease = calloc(1, sizeof(*lease) + n_claims * sizeof(lease->claims[0]));
+
+        if (!lease)
+                return -ENOMEM;
+        lease->leases = leases;
+        lease->subject = *subject;
+        lease->subject.listener = strdup(subject->listener);
+        lease->subject.identity = strdup(subject->identity ? subject->identity : "");
+        lease->born_usec = clock_usec(CLOCK_BOOTTIME);
+        lease->n_claims = n_claims;
+        for (size_t i = 0; i < n_claims; i++) {
+                lease->claims[i].lease = lease;
+                list_init(&lease->claims[i].queue_link);
+                timer_init(&lease->claims[i].timer, claim_timer);
+        }
+        list_init(&lease->link);
+        list_append(&leases->all, &lease->link);
+        leases->n_leases++;
+        if (!lease->subject.listener || !lease->subject.identity) {
+                lease_destroy(lease);
+                return -ENOMEM;
+        }
+        *ret_lease = lease;
+        return 0;
+}
+
+int lease_new(struct lease **ret_lease, struct leases *leases, struct config *born,
+              struct resource_config *const *resources, size_t n_resources,
+              const struct lease_subject *subject, const struct lease_callbacks *callbacks, void *userdata)
+{
+        struct lease *lease;
+        int r = lease_new_empty(&lease, leases, n_resources, subject);
+
+        if (r < 0)
+                return r;
+        lease->born = config_ref(born);
+        lease_set_callbacks(lease, callbacks, userdata);
+        for (size_t i = 0; i < n_resources; i++) {
+                struct claim *claim = &lease->claims[i];
+
+                r = lease_claim_init(lease, i, resource_type_of(resources[i]->kind), resources[i]->name);
+                if (r < 0) {
+                        lease_destroy(lease);
+                        return r;
+                }
+                claim->config = resources[i];
+                claim->release_attempts = resources[i]->release_attempts;
+                claim->release_timeout_usec = resources[i]->release_timeout;
+                if (claim->queue)
+                        claim->queue->n_max =
+                                resources[i]->max_concurrent; /* new leases have the newest config */
+        }
+        *ret_lease = lease;
+        return 0;
+}
+
+void lease_set_callbacks(struct lease *lease, const struct lease_callbacks *callbacks, void *userdata)
+{
+        lease->callbacks = callbacks;
+        lease->userdata = userdata;
+}
+
+void lease_load(struct lease *lease)
+{
+        lease_step(lease);
+}
+
+void lease_release(struct lease *lease, const struct event_ending *ending)
+{
+        assert(!lease->is_releasing);
+        lease->is_releasing = true;
+        lease->ending = *ending;
+        lease_step(lease);
+}
+
+struct lease *lease_free(struct lease *lease)
+{
+        if (!lease)
+                return NULL;
+        if (lease->is_settled && lease_is_quarantined(lease))
+                lease_set_callbacks(lease, NULL, NULL);
+        else
+                lease_destroy(lease);
+        return NULL;
+}
+
+const char *lease_failed_resource(const struct lease *lease)
+{
+        return lease->failed ? lease->failed->name : NULL;
+}
+
+const char *lease_value(const struct lease *lease, const char *resource)
+{
+        for (size_t i = 0; i < lease->n_claims; i++)
+                if (lease->claims[i].name && streq(lease->claims[i].name, resource))
+                        return lease->claims[i].value;
+        return NULL;
+}
+
+void lease_event_connection(const struct lease *lease, struct event_connection *ret)
+{
+        *ret = (struct event_connection){
+                .id = lease->subject.id,
+                .listener = lease->subject.listener,
+                .identity = lease->subject.identity[0] ? lease->subject.identity : NULL,
+                .remote = &lease->subject.remote,
+                .local = &lease->subject.local,
+                .peer_pid = lease->subject.peer_pid,
+                .peer_uid = lease->subject.peer_uid,
+        };
+}
+
+/* ---- all of them ---- */
+
+void leases_init(struct leases *leases, struct loop *loop, struct journal *journal, struct ledger *ledger)
+{
+        *leases = (struct leases){ .loop = loop, .journal = journal, .ledger = ledger };
+        list_init(&leases->queues);
+        list_init(&leases->all);
+}
+
+void leases_deinit(struct leases *leases)
+{
+        assert(list_is_empty(&leases->all));
+        for (struct list *node; (node = list_take_first(&leases->queues));) {
+                struct queue *queue = container_of(node, struct queue, link);
+
+                free(queue->name);
+                free(queue);
+        }
+}
+
+int leases_configure(struct leases *leases, const struct config *config)
+{
+        for (size_t i = 0; i < config->n_resources; i++) {
+                const struct resource_config *resource = config->resources[i];
+                struct queue *queue;
+                int r;
+
+                if (!resource_type_of(resource->kind)->is_queued)
+                        continue;
+                r = queue_get(leases, resource->name, &queue);
+                if (r < 0)
+                        return r;
+                queue->n_max = resource->max_concurrent;
+                queue_run(queue);
+        }
+        return 0;
+}
+
+size_t leases_abandon(struct leases *leases)
+{
+        size_t n_leases = leases->n_leases;
+
+        while (!list_is_empty(&leases->all))
+                lease_destroy(container_of(leases->all.next, struct lease, link));
+        return n_leases;
+}
+
+void leases_retry(struct leases *leases)
+{
+        struct list again = LIST_INIT(again);
+
+        /* Those that are quarantined now; what is quarantined anew meanwhile has to wait for the next call. */
+        list_splice(&again, &leases->all);
+        for (struct list *node; (node = list_take_first(&again));) {
+                struct lease *lease = container_of(node, struct lease, link);
+
+                list_append(&leases->all, node);
+                if (!lease->is_settled || lease->callbacks)
+                        continue;
+                lease->is_settled = false;
+                for (size_t i = 0; i < lease->n_claims; i++)
+                        if (lease->claims[i].state == CLAIM_QUARANTINED) {
+                                lease->claims[i].n_attempts = 0;
+                                claim_enter(&lease->claims[i], CLAIM_LOADED, USEC_INFINITY);
+                                leases->n_quarantined--;
+                        }
+                lease_step(lease);
+        }
+}

@@ -1,0 +1,205 @@
+/*
+ * lease: the ordered resources of one connection. They are loaded forward, one after the other, and released
+ * backward; each that was loaded is released exactly once while the daemon lives, whatever happens in between.
+ * A load under way is never cut short by the end of its connection: it runs to its end and is then released.
+ * One that waits for its turn is dropped.
+ *
+ *      intent -> ledger, load, fact -> ledger;   release, erase from ledger
+ *
+ * A release that fails is tried again after 1 s, 2 s, 4 s, …; after `release_attempts` the claim is
+ * *quarantined*: logged, kept in the ledger, tried again by leases_retry() and at the next start.
+ * The same code releases what an earlier run left behind (lease_restore(), in ledger.h).
+ */
+#pragma once
+
+#include "base/address.h"
+#include "journal/events.h"
+#include "loop/loop.h"
+#include "resource/resource.h"
+
+struct ledger;
+
+/* Everything that the leases of one daemon share. */
+struct leases {
+        struct loop *loop;
+        struct journal *journal;
+        struct ledger *ledger; /* NULL: nothing is recorded (tests, benchmarks) */
+        struct list queues;    /* one struct queue a resource name */
+        struct list all;       /* every struct lease */
+        size_t n_leases;
+        size_t n_quarantined; /* claims */
+};
+
+void leases_init(struct leases *leases, struct loop *loop, struct journal *journal, struct ledger *ledger);
+void leases_deinit(struct leases *leases); /* asserts that no lease is left */
+
+/* A configuration takes effect: `max_concurrent` of its resources. 0 or -ENOMEM. */
+int leases_configure(struct leases *leases, const struct config *config);
+
+/* Gives up every lease that is left, quarantined ones included; returns how many stay in the ledger. */
+size_t leases_abandon(struct leases *leases);
+
+/* Tries every quarantined claim again. */
+void leases_retry(struct leases *leases);
+
+/* What the resources see of their connection. The strings belong to the lease. */
+struct lease_subject {
+        uint64_t id;
+        char *listener;
+        char *identity; /* "" = none */
+        struct address remote;
+        struct address local;
+        pid_t peer_pid;
+        uid_t peer_uid;
+};
+
+enum claim_state {
+        CLAIM_EMPTY, /* holds nothing: not begun, failed cleanly, or released */
+        CLAIM_LOAD_QUEUED,
+        CLAIM_LOADING,
+        CLAIM_LOAD_STOPPING, /* load_timeout is over, the load is being ended */
+        CLAIM_LOADED,
+        CLAIM_RELEASE_QUEUED,
+        CLAIM_RELEASING,
+        CLAIM_RELEASE_STOPPING,
+        CLAIM_RETRYING, /* a release failed; waits for its next attempt */
+        CLAIM_QUARANTINED,
+};
+
+/* Commands of one resource, whichever lease they belong to: at most n_max at once, releases before loads. */
+struct queue {
+        struct list link; /* in leases->queues */
+        char *name;       /* of the resource */
+        unsigned n_max;
+        unsigned n_under_way;
+        bool is_running; /* queue_run() is at work further up the stack */
+        struct list releases;
+        struct list loads;
+};
+
+struct claim {
+        struct lease *lease;
+        const struct resource_type *type;
+        const struct resource_config *config; /* NULL when restored from the ledger */
+        struct queue *queue;                  /* NULL when the type is not queued */
+        char *name;                           /* of the resource */
+        char *value;                          /* NULL until loaded */
+        void *data;                           /* the type's own */
+        enum claim_state state;
+        unsigned n_attempts; /* of this round of releases that failed */
+        unsigned release_attempts;
+        uint64_t release_timeout_usec;
+        uint64_t state_usec; /* when the state was entered */
+        struct list queue_link;
+        struct timer timer; /* the state's deadline */
+};
+
+enum lease_failure { LEASE_LOAD_FAILED, LEASE_LOAD_TIMEOUT };
+
+/* One receiver a lease; called from the loop or from inside lease_load() and lease_release(). */
+struct lease_callbacks {
+        void (*loaded)(struct lease *lease, void *userdata);
+        /* The first load that failed; the receiver calls lease_release() when it has ended the connection. */
+        void (*failed)(struct lease *lease, enum lease_failure failure, void *userdata);
+        /* Everything is released or quarantined: the lease asks for nothing more; lease_free() it. */
+        void (*settled)(struct lease *lease, void *userdata);
+};
+
+struct lease {
+        struct leases *leases;
+        struct config *born; /* keeps claim->config alive; NULL when restored from the ledger */
+        struct lease_subject subject;
+        struct event_ending
+                ending; /* once it is releasing: for the release commands and the record `closed` */
+        const struct lease_callbacks
+                *callbacks; /* NULL: nobody waits any more, only quarantined claims are left */
+        void *userdata;
+        struct list link;           /* in leases->all */
+        const struct claim *failed; /* whose load failed first, or NULL */
+        uint64_t born_usec;         /* CLOCK_BOOTTIME: survives our restart */
+        bool is_releasing;
+        bool is_recovered; /* of an earlier run */
+        bool is_settled;
+        size_t n_claims;
+        struct claim claims[];
+};
+
+/*
+ * Takes no ownership of `subject`, whose strings are copied; refers to `born`. Returns 0 or -ENOMEM.
+ */
+int lease_new(struct lease **ret_lease, struct leases *leases, struct config *born,
+              struct resource_config *const *resources, size_t n_resources,
+              const struct lease_subject *subject, const struct lease_callbacks *callbacks, void *userdata);
+
+/* Begins loading. Exactly one of `loaded` and `failed` follows, unless lease_release() comes first. */
+void lease_load(struct lease *lease);
+
+/* Begins releasing, once; `settled` follows. */
+void lease_release(struct lease *lease, const struct event_ending *ending);
+
+/*
+ * For the ledger: a lease of an earlier run whose claims the caller fills in (lease_claim_init(), state
+ * CLAIM_LOADED for what has to be released). lease_release() then releases it.
+ */
+int lease_new_empty(struct lease **ret_lease, struct leases *leases, size_t n_claims,
+                    const struct lease_subject *subject);
+int lease_claim_init(struct lease *lease, size_t i, const struct resource_type *type, const char *name);
+
+void lease_set_callbacks(struct lease *lease, const struct lease_callbacks *callbacks, void *userdata);
+
+/*
+ * Drops the memory. A settled lease with quarantined claims lives on inside `leases` until they are released.
+ * One that is not settled is abandoned: what is under way is killed, its ledger record stays for the next
+ * start. Takes NULL.
+ */
+struct lease *lease_free(struct lease *lease);
+DEFINE_CLEANUP(struct lease *, lease_free);
+
+/* The resource whose load failed, or NULL. Borrowed. */
+const char *lease_failed_resource(const struct lease *lease);
+
+/* The value of a loaded resource of the lease, or NULL. */
+const char *lease_value(const struct lease *lease, const char *resource);
+
+/* Fills what the events need. */
+void lease_event_connection(const struct lease *lease, struct event_connection *ret);
+
+/* ---- for resource types ---- */
+
+static inline struct loop *claim_loop(const struct claim *claim)
+{
+        return claim->lease->leases->loop;
+}
+
+/* Value: at most 4096 bytes, no control characters, else the load fails and is released. Copied. */
+#define CLAIM_VALUE_MAX 4096
+void claim_loaded(struct claim *claim, const char *value);
+
+/*
+ * `is_said`: the load itself said that it failed, so it left nothing behind. Otherwise (killed, timed out,
+ * vanished) it may have, and is released. `exit_status` as in struct event_resource, -1: there is none.
+ */
+void claim_load_failed(struct claim *claim, bool is_said, int exit_status, const char *reason);
+void claim_released(struct claim *claim);
+void claim_release_failed(struct claim *claim, int exit_status, const char *reason);
+
+/* The type changed `data` in a way that the ledger must know before it goes on. 0 or a negative errno. */
+int claim_save(struct claim *claim);
+
+/* A line for the journal that the claim's command printed. */
+void claim_output(struct claim *claim, const char *line);
+
+/* For specifier_expand(): resolves %i %l %a %p %h and %{name} of earlier resources; userdata is the claim. */
+const char *claim_specifier(void *claim, char letter, const char *name);
+
+/*
+ * The environment that interface.md promises to commands: everything that is known when the resource is
+ * loaded (TETHERD_PHASE, TETHERD_VALUE and how it ended excepted). `extra`: the resource's `environment`,
+ * templates. Returns 0, -ENOMEM, or RESOURCE_E_INVALID with a sentence.
+ */
+int claim_environment(struct claim *claim, char *const *extra, const char *user, const char *home,
+                      char ***ret_environment, char **ret_reason);
+
+/* Adds to a copy of `base` what is known at this moment: TETHERD_PHASE=`phase`, and at release the value and the ending. */
+int claim_phase_environment(const struct claim *claim, char *const *base, const char *phase,
+                            char ***ret_environment);

@@ -1,0 +1,51 @@
+/*
+ * resource: the interface that every resource type implements, and the table of types.
+ *
+ * A *claim* is one resource of one lease. The lease decides what happens to it and when (order, queue,
+ * timeouts, attempts, ledger); the type only knows how to load and release one of its kind:
+ *
+ *      prepare   everything that load and release will need is expanded from templates into claim->data,
+ *                before the ledger writes down the intent; a claim can be released from `data` alone
+ *      load      begins; ends with exactly one claim_loaded() or claim_load_failed(), now or later
+ *      release   begins; ends with exactly one claim_released() or claim_release_failed(), now or later.
+ *                What is already gone counts as released. May be called again after a failure
+ *      stop      load or release under way is to end at once (time is up): it still ends with one of the above
+ *      save      writes `data` as fields for the ledger; restore reads them back in a later run
+ *      forget    frees `data`; nothing is under way then, or it is killed without waiting
+ */
+#pragma once
+
+#include "base/list.h"
+#include "base/words.h"
+#include "config/config.h"
+#include "loop/timer.h"
+
+struct claim;
+struct lease;
+
+/* prepare and restore return 0, a negative errno, or this with a sentence for the log in *ret_reason. */
+enum { RESOURCE_E_INVALID = 1 };
+
+struct resource_type {
+        const char *name;
+        bool is_queued;   /* loads and releases are commands: max_concurrent bounds those under way */
+        bool is_recorded; /* a crash can leave something behind: the ledger keeps it */
+        int (*prepare)(struct claim *claim, char **ret_reason);
+        void (*load)(struct claim *claim);
+        void (*release)(struct claim *claim);
+        void (*stop)(struct claim *claim);
+        int (*save)(const struct claim *claim, char ***fields);          /* appends "name=value"; 0 or -ENOMEM */
+        int (*restore)(struct claim *claim, char *const *fields, char **ret_reason);
+        void (*forget)(struct claim *claim);
+};
+
+extern const struct resource_type resource_type_none;
+extern const struct resource_type resource_type_directory;
+extern const struct resource_type resource_type_exec;
+
+const struct resource_type *resource_type_of(enum resource_kind kind);
+const struct resource_type *resource_type_find(const char *name); /* NULL: no such type */
+
+/* The first value of the field `name` among "name=value" strings, or NULL. */
+const char *fields_get(char *const *fields, const char *name);
+int fields_get_u64(char *const *fields, const char *name, uint64_t *ret); /* 0, -ENOENT or -EINVAL */
