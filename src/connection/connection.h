@@ -1,0 +1,96 @@
+/*
+ * connection: one client, from accept to the last release. It owns the socket, the deadline and the lease,
+ * and obeys machine.h: connection_enter() is the only writer of the state, connection_end() the only way out.
+ *
+ * `struct connections` is what all of a daemon's connections share.
+ */
+#pragma once
+
+#include "base/address.h"
+#include "base/slab.h"
+#include "connection/cause.h"
+#include "connection/handshake.h"
+#include "connection/machine.h"
+#include "handler/handler.h"
+#include "loop/loop.h"
+#include "resource/lease.h"
+
+struct listener;
+
+struct connections {
+        struct loop *loop;
+        struct journal *journal;
+        struct leases *leases;
+        struct slab slab;
+        struct list states[N_CONNECTION_STATES];
+        size_t n_connections; /* not closed yet, releasing ones included */
+        uint64_t n_max;
+        uint64_t n_accepted; /* since the start */
+        uint64_t next_id;
+        uint8_t *scratch; /* where all of them receive */
+        /* One is gone: there is room for another. */
+        void (*freed)(void *userdata);
+        void *userdata;
+};
+
+/* What the kernel did not take yet. Bounded by what one read brings: nothing is read meanwhile. */
+struct output {
+        uint64_t blocked_usec; /* since when the peer has taken nothing */
+        size_t n_bytes;
+        size_t n_sent;
+        uint8_t bytes[];
+};
+
+/* There may be many idle ones: what only some need is allocated, what can be asked of the kernel is not kept. */
+struct connection {
+        struct source source;
+        struct timer timer; /* the earliest of the state's deadlines */
+        union {
+                struct list link;   /* in connections->states[state] */
+                struct grave grave; /* once closed */
+        };
+        struct listener *listener;
+        struct listener_config *config; /* the one that it was born with; counted */
+        union {
+                struct handshake *handshake; /* in state handshake; NULL: nothing has to be said */
+                struct lease *lease;         /* from loading on; NULL: no resources */
+        };
+        struct output *output; /* NULL: nothing unsent */
+        char *identity;        /* NULL: none */
+        uint64_t id;
+        uint64_t accepted_usec;
+        uint64_t shaken_usec;
+        uint64_t ready_usec;
+        uint64_t fin_usec;      /* of a FIN that is kept */
+        uint64_t received_usec; /* when the last bytes came */
+        uint64_t bytes_received;
+        uint64_t bytes_sent;
+        struct address remote;
+        pid_t peer_pid; /* UNIX sockets */
+        uid_t peer_uid;
+        uint32_t paused_msec; /* since received_usec we did not want to read for so long */
+        uint8_t state;        /* enum connection_state */
+};
+
+int connections_init(struct connections *connections, struct loop *loop, struct journal *journal,
+                     struct leases *leases);
+void connections_deinit(struct connections *connections); /* asserts that none is left */
+
+/* Memory for one more, before it is accepted; NULL when out of memory. */
+struct connection *connection_new(struct connections *connections);
+
+/* The kernel handed over `fd`, which is the connection's from here on, also when it is refused at once. */
+void connection_open(struct connection *connection, struct listener *listener, int fd,
+                     const struct address *remote);
+
+/* Ends the life, once: the first call decides, later ones are ignored. */
+void connection_end(struct connection *connection, struct ending ending);
+
+/* For one that was never opened; a closed connection frees itself at the end of the turn. */
+void connection_free(struct connections *connections, struct connection *connection);
+
+/* The daemon stops: everything that lives is ended with cause shutdown. */
+void connections_end_all(struct connections *connections);
+
+/* The daemon will not wait any longer: those that still release are dropped, their leases abandoned. */
+void connections_abandon_all(struct connections *connections);

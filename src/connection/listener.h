@@ -1,0 +1,73 @@
+/*
+ * listener: one [listener:NAME] section: its listening sockets, how many connections it has, and whether it
+ * accepts at the moment. It lives on, without sockets, until its last connection is closed.
+ *
+ * Sockets are opened and closed in two steps, so that a reload is applied whole or not at all: a plan says
+ * which sockets the new configuration needs, opens those that do not exist yet, and can be thrown away;
+ * listener_commit() cannot fail any more. The start is a reload from nothing.
+ */
+#pragma once
+
+#include "connection/connection.h"
+
+struct listening_socket {
+        struct source source;
+        struct listener *listener; /* NULL while it belongs to a plan only */
+        struct list link;
+        struct endpoint endpoint; /* as in the file */
+        struct address address;   /* where it is bound */
+        char *text;               /* likewise, for records: with the port that the kernel chose */
+        dev_t device;             /* of the socket file, for UNIX paths: only that one is removed */
+        ino_t inode;
+        bool is_v6only;
+        bool reuses_port;
+        bool is_kept;      /* by the commit under way */
+        bool needs_tuning; /* what waits in its queue did not inherit the options that it has now */
+};
+
+struct listeners {
+        struct connections *connections;
+        struct list all;          /* struct listener */
+        struct timer retry;       /* while something is out of memory or descriptors */
+        uint64_t next_pause_usec; /* when accept-paused may be said again */
+};
+
+struct listener {
+        struct list link; /* in listeners->all */
+        struct listeners *listeners;
+        struct connections *connections;
+        struct listener_config *config; /* that new connections are born with */
+        struct list sockets;
+        size_t n_connections;
+        uint64_t n_accepted;
+        bool is_paused;
+        bool is_pause_said;
+        uint64_t paused_usec;
+        bool is_gone; /* its section is not there any more */
+};
+
+struct listener_plan;
+
+void listeners_init(struct listeners *listeners, struct connections *connections);
+void listeners_deinit(struct listeners *listeners); /* asserts that there is none */
+
+/*
+ * Prepares the listener that `config` asks for. Returns 0; or a negative errno with *ret_fault, a line that
+ * says which key is at fault ("FILE:LINE: listen = 127.0.0.1:80: Address already in use"), owned by the caller.
+ */
+int listener_prepare(struct listeners *listeners, struct listener_config *config,
+                     struct listener_plan **ret_plan, char **ret_fault);
+struct listener_plan *listener_plan_free(struct listener_plan *plan); /* undoes it; takes NULL */
+DEFINE_CLEANUP(struct listener_plan *, listener_plan_free);
+
+/* Applies all plans and closes every listener that has none. Consumes the plans. */
+void listeners_commit(struct listeners *listeners, struct listener_plan **plans, size_t n_plans);
+
+/* Closes every listening socket for good. */
+void listeners_close(struct listeners *listeners);
+
+/* A connection is gone: whoever paused may go on. */
+void listeners_resume(struct listeners *listeners);
+
+struct listener *listener_join(struct listener *listener);
+void listener_leave(struct listener *listener);
