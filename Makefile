@@ -49,7 +49,15 @@ UNIT_config := base/address base/span base/words $(CONFIG)
 UNIT_journal := base/address base/span $(JOURNAL)
 UNIT_events := base/address base/span $(JOURNAL)
 UNIT_notify := service/notify
-UNIT := timer span words address config journal events notify
+UNIT_child := base/words $(LOOP)
+UNIT_environment := base/address base/words resource/environment
+UNIT_directory := base/address base/words $(LOOP) $(addprefix resource/,environment directory tree)
+UNIT_exec := base/address base/words $(LOOP) $(addprefix resource/,resource environment none directory exec tree)
+UNIT_slab := base/slab
+UNIT_cause := connection/cause
+UNIT_machine := connection/machine
+UNIT_handshake := connection/handshake
+UNIT := timer span words address config journal events notify child environment directory exec slab cause machine handshake
 
 define unit-test
 $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.o)

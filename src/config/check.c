@@ -276,13 +276,8 @@ static void check_resource(struct config *config, const struct section *section)
 
 void check_config(struct config *config)
 {
-        const struct daemon_config *daemon = &config->daemon;
         struct config_origins *origins = config->origins;
 
-        if (streq(daemon->runtime_directory, daemon->state_directory))
-                section_fault(config, origins->sections[0], "state_directory",
-                              "state_directory = %s: it must not be the runtime_directory",
-                              daemon->state_directory);
         for (size_t i = 0; i < origins->n_sections; i++) {
                 const struct section *section = origins->sections[i];
 

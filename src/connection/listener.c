@@ -128,8 +128,8 @@ static void tune(int fd, const struct listener_config *config)
         bool keepalive = config->keepalive_idle != USEC_INFINITY;
         int idle = (int)(config->keepalive_idle / USEC_PER_SEC);
         int interval = (int)(config->keepalive_interval / USEC_PER_SEC);
-        unsigned user_msec =
-                config->user_timeout == USEC_INFINITY ? 0 : (unsigned)(config->user_timeout / USEC_PER_MSEC);
+        uint64_t user_usec = config->user_timeout == USEC_INFINITY ? 0 : config->user_timeout;
+        int user_msec = (int)((user_usec + USEC_PER_MSEC - 1) / USEC_PER_MSEC);
         const struct {
                 int level, name, value;
                 bool is_wanted;
@@ -138,8 +138,9 @@ static void tune(int fd, const struct listener_config *config)
                 { IPPROTO_TCP, TCP_KEEPIDLE, idle, keepalive },
                 { IPPROTO_TCP, TCP_KEEPINTVL, interval,
                   keepalive && config->keepalive_interval != USEC_INFINITY },
-                { IPPROTO_TCP, TCP_KEEPCNT, (int)config->keepalive_count, keepalive },
-                { IPPROTO_TCP, TCP_USER_TIMEOUT, (int)user_msec, true },
+                { IPPROTO_TCP, TCP_KEEPCNT, (int)config->keepalive_count,
+                  keepalive && config->keepalive_count > 0 },
+                { IPPROTO_TCP, TCP_USER_TIMEOUT, user_msec, true },
                 { IPPROTO_TCP, TCP_NODELAY, config->nodelay, true },
                 { SOL_SOCKET, SO_RCVBUF, (int)config->receive_buffer, config->receive_buffer > 0 },
                 { SOL_SOCKET, SO_SNDBUF, (int)config->send_buffer, config->send_buffer > 0 },

@@ -46,14 +46,14 @@ void child_keep_limits(void)
 
 static int set_descriptors(int stdin_fd, int stdout_fd, int stderr_fd)
 {
-        int fds[] = { stdin_fd, stdout_fd, stderr_fd };
+        const int fds[] = { stdin_fd, stdout_fd, stderr_fd };
+        int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-        for (int i = 0; i < 3; i++) {
-                int fd = fds[i] >= 0 ? fds[i] : open("/dev/null", O_RDWR | O_CLOEXEC);
-
-                if (fd < 0 || dup2(fd, i) < 0)
+        if (null_fd < 0)
+                return -errno;
+        for (int i = 0; i < 3; i++)
+                if (dup2(fds[i] >= 0 ? fds[i] : null_fd, i) < 0)
                         return -errno;
-        }
         return 0;
 }
 
