@@ -25,7 +25,7 @@ CONFIG := $(addprefix config/,ini suggest keys number value section check print 
 SERVICE := $(addprefix service/,notify lock ids)
 RESOURCE := $(addprefix resource/,resource environment none tree directory exec lease ledger)
 HANDLER := handler/handler
-CONNECTION := $(addprefix connection/,cause handshake machine connection listener)
+CONNECTION := $(addprefix connection/,cause handshake machine stream connection listener)
 DAEMON := $(addprefix daemon/,daemon reload)
 SOURCES := $(BASE) $(LOOP) $(JOURNAL) $(CONFIG) $(SERVICE) $(RESOURCE) $(HANDLER) $(CONNECTION) $(DAEMON) main
 
@@ -72,6 +72,15 @@ check-unit: $(UNIT:%=$(B)/tests/unit/test-%) ## run the unit tests
 .PHONY: check-system
 check-system: $(B)/tetherd ## play the stories of tests/system (STORIES="life echo" for some)
 	TETHERD=$(abspath $(B)/tetherd) tests/system/run $(STORIES)
+
+BENCH := floor load
+
+$(BENCH:%=$(B)/tests/bench/%): %: %.o
+	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^
+
+.PHONY: bench
+bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## CPU, memory and system calls beside a bare loop (90 s)
+	@python3 -B tests/bench/bench.py $(B)/tests/bench $(B)/tetherd
 
 .PHONY: format
 format: ## lay out the code as .clang-format says

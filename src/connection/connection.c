@@ -8,19 +8,11 @@
  */
 #include "connection/connection.h"
 #include "connection/listener.h"
+#include "connection/stream.h"
 #include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
 
-#define SCRATCH_SIZE ((size_t)32 * 1024)
-#define READ_BUDGET  4 /* reads of SCRATCH_SIZE a turn: nobody's flood keeps the others waiting */
-
-#define EVENTS_ERROR   (EPOLLERR | EPOLLHUP)
-#define EVENTS_RECEIVE (EPOLLIN | EPOLLRDHUP | EVENTS_ERROR)
-#define EVENTS_SEND    (EPOLLOUT | EVENTS_ERROR)
-
-static void connection_step(struct connection *c, enum connection_event event);
-static void connection_event(struct source *source);
 static void connection_timer(struct timer *timer);
 
 int connections_init(struct connections *connections, struct loop *loop, struct journal *journal,
@@ -32,7 +24,7 @@ int connections_init(struct connections *connections, struct loop *loop, struct 
                 .leases = leases,
                 .n_max = UINT64_MAX,
                 .next_id = 1,
-                .scratch = malloc(SCRATCH_SIZE),
+                .scratch = malloc(STREAM_READ_MAX),
         };
         slab_init(&connections->slab, sizeof(struct connection));
         for (size_t i = 0; i < N_CONNECTION_STATES; i++)
@@ -63,7 +55,7 @@ static uint64_t now(const struct connection *c)
         return loop_now(loop_of(c));
 }
 
-static bool is_unix(const struct connection *c)
+bool connection_is_unix(const struct connection *c)
 {
         return c->remote.family == AF_UNIX;
 }
@@ -117,7 +109,7 @@ static struct deadline connection_deadline(const struct connection *c)
                 break;
         }
         /* TCP_USER_TIMEOUT does this for TCP. */
-        if (c->output && is_unix(c))
+        if (c->output && connection_is_unix(c))
                 deadline_consider(&deadline, c->output->blocked_usec, c->config->detect_within,
                                   CAUSE_STALLED);
         return deadline;
@@ -140,7 +132,7 @@ static uint32_t connection_wanted(const struct connection *c)
 }
 
 /* What the state and `output` ask for changed. */
-static void connection_rearm(struct connection *c)
+void connection_rearm(struct connection *c)
 {
         source_want(&c->source, loop_of(c), connection_wanted(c));
         timer_arm(loop_wheel(loop_of(c)), &c->timer, connection_deadline(c).usec);
@@ -166,9 +158,9 @@ static void connection_local(const struct connection *c, struct address *ret)
         socklen_t length = sizeof(address);
 
         *ret = (struct address){ .family = AF_UNSPEC };
-        if (!is_unix(c) && getsockname(c->source.fd, &address.sa, &length) == 0)
+        if (!connection_is_unix(c) && getsockname(c->source.fd, &address.sa, &length) == 0)
                 address_from_socket(ret, &address, length);
-        else if (is_unix(c))
+        else if (connection_is_unix(c))
                 ret->family = AF_UNIX;
 }
 
@@ -215,7 +207,7 @@ static struct event_ending connection_obituary(const struct connection *c, const
                 .bytes_sent = c->bytes_sent,
         };
 
-        if (!is_unix(c) && event_is_wanted(shared(c)->journal, obituary.priority, true)) {
+        if (!connection_is_unix(c) && event_is_wanted(shared(c)->journal, obituary.priority, true)) {
                 struct tcp_info info = { 0 };
                 socklen_t length = sizeof(info);
 
@@ -305,63 +297,6 @@ void connection_end(struct connection *c, struct ending ending)
         lease_release(lease, &obituary);
 }
 
-/* What a call said ends the connection. */
-static void connection_end_observed(struct connection *c, enum operation operation, int error,
-                                    int socket_error)
-{
-        struct observation observation = {
-                .operation = operation,
-                .error = error,
-                .socket_error = socket_error,
-                .was_half_closed = c->state == CONNECTION_HALF_CLOSED,
-                .has_unsent = c->output,
-        };
-        socklen_t length = sizeof(observation.info);
-
-        if (!is_unix(c) && cause_needs_info(error ? error : socket_error))
-                observation.has_info =
-                        getsockopt(c->source.fd, IPPROTO_TCP, TCP_INFO, &observation.info, &length) == 0;
-        connection_end(c, cause_decide(&observation));
-}
-
-static int socket_error_of(const struct connection *c)
-{
-        int error = 0;
-        socklen_t length = sizeof(error);
-
-        return getsockopt(c->source.fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0 ? errno : error;
-}
-
-static void connection_count_received(struct connection *c, size_t n)
-{
-        c->bytes_received += n;
-        c->received_usec = now(c);
-        c->paused_msec = 0;
-}
-
-/* The connection is broken: what came before it broke is counted, and where no call said why yet, recv does. */
-static void connection_end_broken(struct connection *c, enum operation operation, int error)
-{
-        ssize_t n;
-
-        while ((n = recv(c->source.fd, shared(c)->scratch, SCRATCH_SIZE, 0)) > 0 || (n < 0 && errno == EINTR))
-                if (n > 0)
-                        connection_count_received(c, (size_t)n);
-        if (error) {
-                connection_end_observed(c, operation, error, 0);
-                return;
-        }
-        if (n == 0) {
-                connection_end_observed(c, OPERATION_RECEIVE, 0, socket_error_of(c));
-                return;
-        }
-        if (!errno_is_spurious(errno)) {
-                connection_end_observed(c, OPERATION_RECEIVE, errno, 0);
-                return;
-        }
-        source_clear(&c->source, EVENTS_ERROR);
-}
-
 static void connection_timer(struct timer *timer)
 {
         struct connection *c = container_of(timer, struct connection, timer);
@@ -381,213 +316,16 @@ static void connection_timer(struct timer *timer)
         connection_end(c, cause_local(deadline.cause, 0));
 }
 
-/* ---- sending ---- */
+/* ---- what is done on the way into a state ---- */
 
-static ssize_t send_some(int fd, const uint8_t *bytes, size_t n)
+void connection_shaken(struct connection *c)
 {
-        size_t n_sent = 0;
-
-        while (n_sent < n) {
-                ssize_t r = send(fd, bytes + n_sent, n - n_sent, MSG_NOSIGNAL);
-
-                if (r >= 0)
-                        n_sent += (size_t)r;
-                else if (errno == EAGAIN)
-                        break;
-                else if (errno != EINTR)
-                        return -errno;
-        }
-        return (ssize_t)n_sent;
-}
-
-static int connection_send(struct handler_peer *peer, const void *bytes, size_t n)
-{
-        struct connection *c = (struct connection *)peer;
-        ssize_t n_sent = send_some(c->source.fd, bytes, n);
-
-        assert(!c->output); /* nothing is read, so nothing answered, while something is unsent */
-        if (n_sent < 0)
-                return (int)n_sent;
-        c->bytes_sent += (size_t)n_sent;
-        if ((size_t)n_sent == n)
-                return 0;
-
-        size_t n_left = n - (size_t)n_sent;
-
-        c->output = malloc(sizeof(*c->output) + n_left);
-        if (!c->output)
-                return -ENOMEM;
-        *c->output = (struct output){ .n_bytes = n_left, .blocked_usec = now(c) };
-        memcpy(c->output->bytes, (const uint8_t *)bytes + n_sent, n_left);
-        source_clear(&c->source, EPOLLOUT);
-        connection_rearm(c);
-        return 0;
-}
-
-static void connection_flush(struct connection *c)
-{
-        struct output *output = c->output;
-        ssize_t n = send_some(c->source.fd, output->bytes + output->n_sent, output->n_bytes - output->n_sent);
-
-        if (n < 0) {
-                connection_end_broken(c, OPERATION_SEND, (int)-n);
-                return;
-        }
-        if (n > 0) {
-                output->n_sent += (size_t)n;
-                c->bytes_sent += (size_t)n;
-                c->paused_msec += (uint32_t)((now(c) - output->blocked_usec) / USEC_PER_MSEC);
-                output->blocked_usec = now(c);
-        }
-        if (output->n_sent == output->n_bytes) {
-                free(output);
-                c->output = NULL;
-        } else {
-                source_clear(&c->source, EVENTS_SEND);
-        }
-        connection_rearm(c);
-}
-
-/* ---- receiving ---- */
-
-/* recv said 0. */
-static void connection_fin(struct connection *c)
-{
-        bool is_broken = c->source.pending & EVENTS_ERROR;
-        int error = is_broken ? socket_error_of(c) : 0;
-        bool is_closed = error || (is_broken && is_unix(c)) || c->state == CONNECTION_HALF_CLOSED;
-
-        if (is_closed || c->config->half_close == HALF_CLOSE_CLOSE ||
-            handler_of(c->config->handler)->ends_at_fin) {
-                connection_end_observed(c, OPERATION_RECEIVE, 0, error);
-                return;
-        }
-        c->fin_usec = now(c);
-        connection_step(c, EVENT_FIN);
-}
-
-static void connection_receive(struct connection *c)
-{
-        const struct handler *handler = handler_of(c->config->handler);
-
-        for (int i = 0; i < READ_BUDGET; i++) {
-                ssize_t n = recv(c->source.fd, shared(c)->scratch, SCRATCH_SIZE, 0);
-                int r;
-
-                if (n == 0) {
-                        connection_fin(c);
-                        return;
-                }
-                if (n < 0 && errno == EINTR)
-                        continue;
-                if (n < 0 && errno_is_spurious(errno)) {
-                        source_clear(&c->source, EVENTS_RECEIVE);
-                        return;
-                }
-                if (n < 0) {
-                        connection_end_observed(c, OPERATION_RECEIVE, errno, 0);
-                        return;
-                }
-
-                connection_count_received(c, (size_t)n);
-                r = handler->receive((struct handler_peer *)c, connection_send, shared(c)->scratch,
-                                     (size_t)n);
-                if (r < 0) {
-                        connection_end_broken(c, OPERATION_SEND, -r);
-                        return;
-                }
-                if (c->output)
-                        return;
-                /* epoll(7): a short read is the end of what was there, unless an end was told with it. */
-                if ((size_t)n < SCRATCH_SIZE && !(c->source.pending & (EPOLLRDHUP | EVENTS_ERROR))) {
-                        source_clear(&c->source, EPOLLIN);
-                        return;
-                }
-        }
-}
-
-/* While loading nothing is read: a FIN behind unread bytes is kept until ready, any other end counts at once. */
-static void connection_watch(struct connection *c)
-{
-        uint8_t byte;
-
-        if (c->source.pending & EPOLLERR) {
-                connection_end_broken(c, OPERATION_RECEIVE, 0);
-                return;
-        }
-        if (recv(c->source.fd, &byte, 1, MSG_PEEK) > 0) {
-                source_want(&c->source, loop_of(c), EPOLLERR);
-                return;
-        }
-        connection_end_broken(c, OPERATION_RECEIVE, 0);
-}
-
-/* ---- the handshake: exactly its bytes are taken from the socket, the rest stays for whoever comes next ---- */
-
-static void connection_shaken(struct connection *c)
-{
-        handshake_free(c->handshake);
-        c->handshake = NULL;
+        if (c->handshake)
+                c->identity = handshake_take_identity(c->handshake);
+        c->handshake = handshake_free(c->handshake);
         c->shaken_usec = now(c);
         connection_step(c, EVENT_SHAKEN);
 }
-
-static void connection_shake(struct connection *c)
-{
-        enum handshake_result result;
-
-        do {
-                size_t n_room = MIN(handshake_room(c->handshake), SCRATCH_SIZE), n_used;
-                ssize_t n = recv(c->source.fd, shared(c)->scratch, n_room, MSG_PEEK);
-
-                if (n < 0 && errno == EINTR)
-                        continue;
-                if (n < 0 && errno_is_spurious(errno)) {
-                        source_clear(&c->source, EVENTS_RECEIVE);
-                        return;
-                }
-                if (n <= 0) {
-                        connection_end_broken(c, OPERATION_RECEIVE, n < 0 ? errno : 0);
-                        return;
-                }
-                result = handshake_feed(c->handshake, shared(c)->scratch, (size_t)n, &n_used);
-                (void)recv(c->source.fd, shared(c)->scratch, n_used,
-                           0); /* they are there: we just saw them */
-                connection_count_received(c, n_used);
-                if (result == HANDSHAKE_BAD) {
-                        connection_end(c, cause_local(CAUSE_PROTOCOL_ERROR, 0));
-                        return;
-                }
-        } while (result == HANDSHAKE_MORE);
-
-        c->identity = handshake_take_identity(c->handshake);
-        connection_shaken(c);
-}
-
-static void connection_event(struct source *source)
-{
-        struct connection *c = container_of(source, struct connection, source);
-
-        switch (c->state) {
-        case CONNECTION_HANDSHAKE:
-                connection_shake(c);
-                break;
-        case CONNECTION_LOADING:
-                connection_watch(c);
-                break;
-        case CONNECTION_READY:
-        case CONNECTION_HALF_CLOSED:
-                if (c->output)
-                        connection_flush(c);
-                else
-                        connection_receive(c);
-                break;
-        default:
-                assert(false); /* the socket is closed */
-        }
-}
-
-/* ---- what is done on the way into a state ---- */
 
 static void connection_begin_handshake(struct connection *c)
 {
@@ -668,7 +406,7 @@ static const char *greeting_specifier(void *userdata, char letter, const char *n
         case 'a':
                 return address_host(&c->remote, scope->buffer);
         case 'p':
-                if (is_unix(c))
+                if (connection_is_unix(c))
                         return "";
                 (void)snprintf(scope->buffer, sizeof(scope->buffer), "%" PRIu16, c->remote.port);
                 return scope->buffer;
@@ -691,7 +429,7 @@ static int connection_send_greeting(struct connection *c)
         if (specifier_expand(c->config->greeting, 0, greeting_specifier, &scope, &text, &reason) < 0 ||
             asprintf(&line, "%s\n", text) < 0)
                 return -ENOMEM;
-        return connection_send((struct handler_peer *)c, line, strlen(line));
+        return stream_send((struct handler_peer *)c, line, strlen(line));
 }
 
 static void connection_serve(struct connection *c)
@@ -709,10 +447,10 @@ static void connection_serve(struct connection *c)
         }
         r = connection_send_greeting(c);
         if (r < 0)
-                connection_end_broken(c, OPERATION_SEND, -r);
+                stream_break(c, -r);
 }
 
-static void connection_step(struct connection *c, enum connection_event event)
+void connection_step(struct connection *c, enum connection_event event)
 {
         struct connection_edge edge = machine_step(c->state, event);
 
@@ -752,7 +490,7 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
         timer_init(&c->timer, connection_timer);
         connections->n_connections++;
         connections->n_accepted++;
-        if (is_unix(c)) {
+        if (connection_is_unix(c)) {
                 struct ucred peer = { 0 };
                 socklen_t length = sizeof(peer);
 
@@ -761,8 +499,7 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
                 c->peer_uid = peer.uid;
         }
 
-        r = source_init(&c->source, connections->loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, 0,
-                        connection_event);
+        r = source_init(&c->source, connections->loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, 0, stream_event);
         if (r < 0) {
                 (void)fd_close(fd);
                 connection_end(c, cause_local(errno_is_exhaustion(-r) ? CAUSE_EXHAUSTED : CAUSE_ERROR, -r));

@@ -94,3 +94,16 @@ void connections_end_all(struct connections *connections);
 
 /* The daemon will not wait any longer: those that still release are dropped, their leases abandoned. */
 void connections_abandon_all(struct connections *connections);
+
+/* ---- for stream.c ---- */
+
+bool connection_is_unix(const struct connection *connection);
+
+/* Takes the edge of the state machine; not for endings. The connection may be closed when it returns. */
+void connection_step(struct connection *connection, enum connection_event event);
+
+/* The handshake is complete. */
+void connection_shaken(struct connection *connection);
+
+/* `output` came or went: what the connection is woken for, and its deadline, change with it. */
+void connection_rearm(struct connection *connection);

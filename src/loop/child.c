@@ -150,17 +150,13 @@ static int child_ended(struct sd_event_source *source, const siginfo_t *info, vo
 static int child_watch(struct child *child, struct loop *loop, pid_t pid, child_fn exited)
 {
         struct sd_event_source *source;
-        int pid_fd = pidfd_open(pid, 0), r = pid_fd < 0 ? -errno : 0;
+        int r = sd_event_add_child(loop_event(loop), &source, pid, WEXITED, child_ended, child);
 
-        if (r == 0)
-                r = sd_event_add_child_pidfd(loop_event(loop), &source, pid_fd, WEXITED, child_ended, child);
         if (r < 0) {
-                (void)fd_close(pid_fd);
                 (void)kill(-pid, SIGKILL);
                 (void)waitpid(pid, NULL, 0);
                 return r;
         }
-        (void)sd_event_source_set_child_pidfd_own(source, true);
         *child = (struct child){ .pid = pid, .exited = exited, .source = source };
         return 0;
 }

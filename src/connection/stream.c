@@ -1,0 +1,272 @@
+/*
+ * What the socket says. Relied on: recv(2) gives every byte that came before a FIN or RST, then 0 or the errno,
+ * and the errno only once; SO_ERROR takes it as well, so it is asked only after a recv that said 0, where a RST
+ * hides behind a FIN. A read that gives less than was asked for is the end of what was there (epoll(7), Q9).
+ */
+#include "connection/stream.h"
+#include "connection/listener.h"
+
+#define READ_BUDGET  4   /* reads a turn: nobody's flood keeps the others waiting */
+#define DRAIN_BUDGET 256 /* reads of what a dead peer left: more than its receive buffer holds */
+
+static struct connections *shared(const struct connection *c)
+{
+        return c->listener->connections;
+}
+
+/* What a call said ends the connection. */
+static void end_observed(struct connection *c, enum operation operation, int error, int socket_error)
+{
+        struct observation observation = {
+                .operation = operation,
+                .error = error,
+                .socket_error = socket_error,
+                .was_half_closed = c->state == CONNECTION_HALF_CLOSED,
+                .has_unsent = c->output,
+        };
+        socklen_t length = sizeof(observation.info);
+
+        if (!connection_is_unix(c) && cause_needs_info(error ? error : socket_error))
+                observation.has_info =
+                        getsockopt(c->source.fd, IPPROTO_TCP, TCP_INFO, &observation.info, &length) == 0;
+        connection_end(c, cause_decide(&observation));
+}
+
+static int socket_error_of(const struct connection *c)
+{
+        int error = 0;
+        socklen_t length = sizeof(error);
+
+        return getsockopt(c->source.fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0 ? errno : error;
+}
+
+static void count_received(struct connection *c, size_t n)
+{
+        c->bytes_received += n;
+        c->received_usec = loop_now(shared(c)->loop);
+        c->paused_msec = 0;
+}
+
+/*
+ * The connection is broken: what came before it broke is counted, and where no call has said why yet, recv does.
+ */
+static void end_broken(struct connection *c, enum operation operation, int error)
+{
+        ssize_t n = 1;
+
+        for (int i = 0; i < DRAIN_BUDGET && n > 0; i++) {
+                n = recv(c->source.fd, shared(c)->scratch, STREAM_READ_MAX, 0);
+                if (n > 0)
+                        count_received(c, (size_t)n);
+        }
+        if (error)
+                end_observed(c, operation, error, 0);
+        else if (n == 0)
+                end_observed(c, OPERATION_RECEIVE, 0, socket_error_of(c));
+        else if (n < 0 && !errno_is_spurious(errno))
+                end_observed(c, OPERATION_RECEIVE, errno, 0);
+        else if (n < 0)
+                source_clear(&c->source, EVENTS_ERROR);
+}
+
+/* ---- sending ---- */
+
+static ssize_t send_some(int fd, const uint8_t *bytes, size_t n)
+{
+        size_t n_sent = 0;
+
+        while (n_sent < n) {
+                ssize_t r = send(fd, bytes + n_sent, n - n_sent, MSG_NOSIGNAL);
+
+                if (r >= 0)
+                        n_sent += (size_t)r;
+                else if (errno == EAGAIN)
+                        break;
+                else if (errno != EINTR)
+                        return -errno;
+        }
+        return (ssize_t)n_sent;
+}
+
+int stream_send(struct handler_peer *peer, const void *bytes, size_t n)
+{
+        struct connection *c = (struct connection *)peer;
+        ssize_t n_sent = send_some(c->source.fd, bytes, n);
+
+        assert(!c->output); /* nothing is read, so nothing answered, while something is unsent */
+        if (n_sent < 0)
+                return (int)n_sent;
+        c->bytes_sent += (size_t)n_sent;
+        if ((size_t)n_sent == n)
+                return 0;
+
+        size_t n_left = n - (size_t)n_sent;
+
+        c->output = malloc(sizeof(*c->output) + n_left);
+        if (!c->output)
+                return -ENOMEM;
+        *c->output = (struct output){ .n_bytes = n_left, .blocked_usec = loop_now(shared(c)->loop) };
+        memcpy(c->output->bytes, (const uint8_t *)bytes + n_sent, n_left);
+        source_clear(&c->source, EPOLLOUT);
+        connection_rearm(c);
+        return 0;
+}
+
+static void flush(struct connection *c)
+{
+        struct output *output = c->output;
+        ssize_t n = send_some(c->source.fd, output->bytes + output->n_sent, output->n_bytes - output->n_sent);
+
+        if (n < 0) {
+                end_broken(c, OPERATION_SEND, (int)-n);
+                return;
+        }
+        if (n > 0) {
+                output->n_sent += (size_t)n;
+                c->bytes_sent += (size_t)n;
+                c->paused_msec +=
+                        (uint32_t)((loop_now(shared(c)->loop) - output->blocked_usec) / USEC_PER_MSEC);
+                output->blocked_usec = loop_now(shared(c)->loop);
+        }
+        if (output->n_sent == output->n_bytes) {
+                free(output);
+                c->output = NULL;
+        } else {
+                source_clear(&c->source, EVENTS_SEND);
+        }
+        connection_rearm(c);
+}
+
+/* ---- receiving ---- */
+
+/* recv said 0. */
+static void receive_fin(struct connection *c)
+{
+        bool is_broken = c->source.pending & EVENTS_ERROR;
+        int error = is_broken ? socket_error_of(c) : 0;
+        bool is_closed = error || (is_broken && connection_is_unix(c)) || c->state == CONNECTION_HALF_CLOSED;
+
+        if (is_closed || c->config->half_close == HALF_CLOSE_CLOSE ||
+            handler_of(c->config->handler)->ends_at_fin) {
+                end_observed(c, OPERATION_RECEIVE, 0, error);
+                return;
+        }
+        c->fin_usec = loop_now(shared(c)->loop);
+        connection_step(c, EVENT_FIN);
+}
+
+static void receive(struct connection *c)
+{
+        const struct handler *handler = handler_of(c->config->handler);
+
+        for (int i = 0; i < READ_BUDGET; i++) {
+                ssize_t n = recv(c->source.fd, shared(c)->scratch, STREAM_READ_MAX, 0);
+                int r;
+
+                if (n == 0) {
+                        receive_fin(c);
+                        return;
+                }
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0 && errno_is_spurious(errno)) {
+                        source_clear(&c->source, EVENTS_RECEIVE);
+                        return;
+                }
+                if (n < 0) {
+                        end_observed(c, OPERATION_RECEIVE, errno, 0);
+                        return;
+                }
+
+                count_received(c, (size_t)n);
+                r = handler->receive((struct handler_peer *)c, stream_send, shared(c)->scratch, (size_t)n);
+                if (r < 0) {
+                        end_broken(c, OPERATION_SEND, -r);
+                        return;
+                }
+                if (c->output)
+                        return;
+                /* epoll(7): a short read is the end of what was there, unless an end was told with it. */
+                if ((size_t)n < STREAM_READ_MAX && !(c->source.pending & (EPOLLRDHUP | EVENTS_ERROR))) {
+                        source_clear(&c->source, EPOLLIN);
+                        return;
+                }
+        }
+}
+
+/* While loading nothing is read: a FIN behind unread bytes is kept until ready, any other end counts at once. */
+static void watch(struct connection *c)
+{
+        uint8_t byte;
+
+        if (c->source.pending & EPOLLERR) {
+                end_broken(c, OPERATION_RECEIVE, 0);
+                return;
+        }
+        if (recv(c->source.fd, &byte, 1, MSG_PEEK) > 0) {
+                source_want(&c->source, shared(c)->loop, EPOLLERR);
+                return;
+        }
+        end_broken(c, OPERATION_RECEIVE, 0);
+}
+
+/* ---- the handshake: exactly its bytes are taken from the socket, the rest stays for whoever comes next ---- */
+
+static void shake(struct connection *c)
+{
+        enum handshake_result result = HANDSHAKE_MORE;
+
+        do {
+                size_t n_room = MIN(handshake_room(c->handshake), STREAM_READ_MAX), n_used;
+                ssize_t n = recv(c->source.fd, shared(c)->scratch, n_room, MSG_PEEK);
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0 && errno_is_spurious(errno)) {
+                        source_clear(&c->source, EVENTS_RECEIVE);
+                        return;
+                }
+                if (n <= 0) {
+                        end_broken(c, OPERATION_RECEIVE, n < 0 ? errno : 0);
+                        return;
+                }
+                result = handshake_feed(c->handshake, shared(c)->scratch, (size_t)n, &n_used);
+                (void)recv(c->source.fd, shared(c)->scratch, n_used,
+                           0); /* they are there: we just saw them */
+                count_received(c, n_used);
+                if (result == HANDSHAKE_BAD) {
+                        connection_end(c, cause_local(CAUSE_PROTOCOL_ERROR, 0));
+                        return;
+                }
+        } while (result == HANDSHAKE_MORE);
+
+        connection_shaken(c);
+}
+
+void stream_event(struct source *source)
+{
+        struct connection *c = container_of(source, struct connection, source);
+
+        switch (c->state) {
+        case CONNECTION_HANDSHAKE:
+                shake(c);
+                break;
+        case CONNECTION_LOADING:
+                watch(c);
+                break;
+        case CONNECTION_READY:
+        case CONNECTION_HALF_CLOSED:
+                if (c->output)
+                        flush(c);
+                else
+                        receive(c);
+                break;
+        default:
+                assert(false); /* the socket is closed */
+        }
+}
+
+void stream_break(struct connection *c, int error)
+{
+        end_broken(c, OPERATION_SEND, error);
+}
