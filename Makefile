@@ -57,7 +57,9 @@ UNIT_slab := base/slab
 UNIT_cause := connection/cause
 UNIT_machine := connection/machine
 UNIT_handshake := connection/handshake
-UNIT := timer span words address config journal events notify child environment directory exec slab cause machine handshake
+UNIT_lock := service/lock
+UNIT_ids := service/ids
+UNIT := timer span words address config journal events notify child environment directory exec slab cause machine handshake lock ids
 
 define unit-test
 $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.o)

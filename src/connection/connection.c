@@ -138,12 +138,20 @@ void connection_rearm(struct connection *c)
         timer_arm(loop_wheel(loop_of(c)), &c->timer, connection_deadline(c).usec);
 }
 
-/* The only writer of the state. */
+/* The only writer of the state. A closed connection is in no list: it waits for its burial. */
 static void connection_enter(struct connection *c, enum connection_state state)
 {
-        list_unlink(&c->link);
+        struct connections *connections = shared(c);
+
+        if (list_is_linked(&c->link)) {
+                list_unlink(&c->link);
+                connections->n_in_state[c->state]--;
+        }
         c->state = (uint8_t)state;
-        list_append(&shared(c)->states[state], &c->link);
+        if (state != CONNECTION_CLOSED) {
+                list_append(&connections->states[state], &c->link);
+                connections->n_in_state[state]++;
+        }
         if (state >= CONNECTION_RELEASING)
                 timer_disarm(&c->timer);
         else
@@ -247,7 +255,6 @@ static void connection_close_socket(struct connection *c)
 static void connection_close(struct connection *c)
 {
         connection_enter(c, CONNECTION_CLOSED);
-        list_unlink(&c->link);
         loop_bury(loop_of(c), &c->grave, connection_bury);
 }
 

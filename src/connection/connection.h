@@ -23,6 +23,7 @@ struct connections {
         struct leases *leases;
         struct slab slab;
         struct list states[N_CONNECTION_STATES];
+        size_t n_in_state[N_CONNECTION_STATES];
         size_t n_connections; /* not closed yet, releasing ones included */
         uint64_t n_max;
         uint64_t n_accepted; /* since the start */

@@ -23,6 +23,8 @@
 #define STATUS_USEC             (1 * USEC_PER_SEC)
 #define READY_RETRY_USEC        (100 * USEC_PER_MSEC)
 
+static void daemon_hup(struct daemon *daemon);
+
 static const int handled_signals[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
 
 static uint64_t now(const struct daemon *daemon)
@@ -86,28 +88,19 @@ static void daemon_limit_timer(struct timer *timer)
 
 /* ---- what the service manager sees ---- */
 
-static size_t n_in(const struct daemon *daemon, enum connection_state state)
-{
-        size_t n = 0;
-
-        list_for_each (node, &daemon->connections.states[state])
-                n++;
-        return n;
-}
-
 static void daemon_status_timer(struct timer *timer)
 {
         struct daemon *daemon = container_of(timer, struct daemon, status_timer);
         const struct connections *connections = &daemon->connections;
+        const size_t *n_in = connections->n_in_state;
 
         daemon->status_shown[0] = connections->n_accepted;
         daemon->status_shown[1] = connections->n_connections;
         (void)notify_status("%zu connections (%zu ready, %zu loading, %zu releasing), %" PRIu64
                             " since the start, %zu resources quarantined",
-                            connections->n_connections,
-                            n_in(daemon, CONNECTION_READY) + n_in(daemon, CONNECTION_HALF_CLOSED),
-                            n_in(daemon, CONNECTION_LOADING), n_in(daemon, CONNECTION_RELEASING),
-                            connections->n_accepted, daemon->leases.n_quarantined);
+                            connections->n_connections, n_in[CONNECTION_READY] + n_in[CONNECTION_HALF_CLOSED],
+                            n_in[CONNECTION_LOADING], n_in[CONNECTION_RELEASING], connections->n_accepted,
+                            daemon->leases.n_quarantined);
 }
 
 /* Until it is told, the manager takes us for starting or reloading: it must hear it, however busy it is. */
@@ -209,6 +202,8 @@ static void daemon_serve(struct daemon *daemon)
                     daemon->n_plans, daemon->connections.n_max);
         daemon->n_plans = 0;
         daemon_ready_timer(&daemon->ready_timer);
+        if (daemon->is_reload_due)
+                daemon_hup(daemon);
 }
 
 static void recovered_is_settled(struct lease *lease, void *userdata)
@@ -367,8 +362,10 @@ static void daemon_hup(struct daemon *daemon)
         _cleanup_free_ char *fault = NULL;
         int r;
 
-        if (daemon->state != DAEMON_SERVING)
+        if (daemon->state != DAEMON_SERVING) {
+                daemon->is_reload_due = true; /* once it serves */
                 return;
+        }
         (void)notify_reloading();
         r = daemon_reload(daemon, &fault);
         if (r < 0)
@@ -384,16 +381,16 @@ static void daemon_hup(struct daemon *daemon)
 static void daemon_summary(struct daemon *daemon)
 {
         const struct connections *connections = &daemon->connections;
+        const size_t *n_in = connections->n_in_state;
         struct journal *journal = daemon->journal;
 
         log_message(journal, LOG_NOTICE,
                     "summary: %zu of at most %" PRIu64
                     " connections (%zu in handshake, %zu loading, %zu ready, "
                     "%zu half closed, %zu releasing), %" PRIu64 " since the start",
-                    connections->n_connections, connections->n_max, n_in(daemon, CONNECTION_HANDSHAKE),
-                    n_in(daemon, CONNECTION_LOADING), n_in(daemon, CONNECTION_READY),
-                    n_in(daemon, CONNECTION_HALF_CLOSED), n_in(daemon, CONNECTION_RELEASING),
-                    connections->n_accepted);
+                    connections->n_connections, connections->n_max, n_in[CONNECTION_HANDSHAKE],
+                    n_in[CONNECTION_LOADING], n_in[CONNECTION_READY], n_in[CONNECTION_HALF_CLOSED],
+                    n_in[CONNECTION_RELEASING], connections->n_accepted);
         list_for_each (node, &daemon->listeners.all) {
                 const struct listener *listener = container_of(node, struct listener, link);
 
@@ -611,6 +608,8 @@ static void daemon_deinit(struct daemon *daemon)
         timer_disarm(&daemon->watchdog_timer);
         timer_disarm(&daemon->status_timer);
         timer_disarm(&daemon->ready_timer);
+        if (daemon->journal)
+                (void)events_tick(daemon->journal, USEC_INFINITY);
         daemon->journal = journal_free(daemon->journal);
         daemon->ledger = ledger_free(daemon->ledger);
         daemon->loop = loop_free(daemon->loop);
