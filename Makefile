@@ -59,7 +59,8 @@ UNIT_machine := connection/machine
 UNIT_handshake := connection/handshake
 UNIT_lock := service/lock
 UNIT_ids := service/ids
-UNIT := timer span words address config journal events notify child environment directory exec slab cause machine handshake lock ids
+UNIT_loop := loop/timer loop/loop
+UNIT := timer span words address config journal events notify child environment directory exec slab cause machine handshake lock ids loop
 
 define unit-test
 $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.o)
@@ -81,7 +82,7 @@ $(BENCH:%=$(B)/tests/bench/%): %: %.o
 	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^
 
 .PHONY: bench
-bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## CPU, memory and system calls beside a bare loop (90 s)
+bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## CPU, memory and system calls beside a bare loop (about 70 s)
 	@python3 -B tests/bench/bench.py $(B)/tests/bench $(B)/tetherd
 
 .PHONY: format
