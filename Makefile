@@ -2,7 +2,6 @@
 
 VERSION := 0.1.0
 PREFIX ?= /usr
-SYSCONFDIR ?= /etc
 DESTDIR ?=
 CC ?= cc
 B ?= build
@@ -50,7 +49,7 @@ UNIT_journal := base/address base/span $(JOURNAL)
 UNIT_events := base/address base/span $(JOURNAL)
 UNIT_notify := service/notify
 UNIT_child := base/words $(LOOP)
-UNIT_environment := base/address base/words resource/environment
+UNIT_environment := base/address base/words loop/loop loop/timer resource/environment
 UNIT_directory := base/address base/words $(LOOP) $(addprefix resource/,environment directory tree)
 UNIT_exec := base/address base/words $(LOOP) $(addprefix resource/,resource environment none directory exec tree)
 UNIT_slab := base/slab
@@ -60,7 +59,9 @@ UNIT_handshake := connection/handshake
 UNIT_lock := service/lock
 UNIT_ids := service/ids
 UNIT_loop := loop/timer loop/loop
-UNIT := timer span words address config journal events notify child environment directory exec slab cause machine handshake lock ids loop
+UNIT_lease := base/address base/span base/words loop/timer loop/loop $(addprefix resource/,environment lease ledger)
+UNIT_ledger := $(UNIT_lease)
+UNIT := timer span words address config journal events notify child environment directory exec slab cause machine handshake lock ids loop lease ledger
 
 define unit-test
 $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.o)
@@ -70,6 +71,15 @@ $(foreach test,$(UNIT),$(eval $(call unit-test,$(test))))
 
 .PHONY: check-unit
 check-unit: $(UNIT:%=$(B)/tests/unit/test-%) ## run the unit tests
+	@for test in $^; do echo "== $$test"; $(RUN) ./$$test || exit 1; done
+
+KERNEL := death socket
+
+$(B)/tests/kernel/test-%: $(B)/tests/kernel/test-%.o
+	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(shell pkg-config --libs check)
+
+.PHONY: check-kernel
+check-kernel: $(KERNEL:%=$(B)/tests/kernel/test-%) ## see whether this kernel does what we rely on
 	@for test in $^; do echo "== $$test"; $(RUN) ./$$test || exit 1; done
 
 .PHONY: check-system
@@ -84,6 +94,66 @@ $(BENCH:%=$(B)/tests/bench/%): %: %.o
 .PHONY: bench
 bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## CPU, memory and system calls beside a bare loop (about 70 s)
 	@python3 -B tests/bench/bench.py $(B)/tests/bench $(B)/tetherd
+
+.PHONY: check-man
+check-man: $(B)/tetherd ## check that the manual names every key, event and cause, and is well formed
+	TETHERD=$(abspath $(B)/tetherd) tests/man
+
+.PHONY: demo
+demo: $(B)/tetherd ## four clients end in four ways; shows what was recorded of each
+	TETHERD=$(abspath $(B)/tetherd) tests/demo
+
+# ---- installing: the binary looks for its configuration in /etc, journalctl for catalogs in /usr/lib ----
+
+UNITS := $(PREFIX)/lib/systemd/system
+CATALOG := /usr/lib/systemd/catalog/tetherd.catalog
+CONFIG_FILE := /etc/tetherd/tetherd.conf
+INSTALLED := $(PREFIX)/sbin/tetherd $(UNITS)/tetherd.service $(CATALOG) $(PREFIX)/share/man/man8/tetherd.8 \
+             $(PREFIX)/share/man/man5/tetherd.conf.5
+
+# Of the machine that runs; a DESTDIR is an image of another one.
+define tell-systemd
+	@if [ -z "$(DESTDIR)" ] && command -v journalctl >/dev/null; then journalctl --update-catalog; fi
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+endef
+
+.PHONY: install
+install: $(B)/tetherd ## install below DESTDIR and PREFIX (default: / and /usr)
+	install -D -m 755 $(B)/tetherd $(DESTDIR)$(PREFIX)/sbin/tetherd
+	sed 's|/usr/sbin/|$(PREFIX)/sbin/|' systemd/tetherd.service >$(B)/tetherd.service
+	install -D -m 644 $(B)/tetherd.service $(DESTDIR)$(UNITS)/tetherd.service
+	install -D -m 644 systemd/tetherd.catalog $(DESTDIR)$(CATALOG)
+	install -D -m 644 man/tetherd.8 $(DESTDIR)$(PREFIX)/share/man/man8/tetherd.8
+	install -D -m 644 man/tetherd.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/tetherd.conf.5
+	test -e $(DESTDIR)$(CONFIG_FILE) || install -D -m 644 conf/tetherd.conf $(DESTDIR)$(CONFIG_FILE)
+	$(tell-systemd)
+
+.PHONY: uninstall
+uninstall: ## remove what was installed; a configuration that was changed stays
+	rm -f $(INSTALLED:%=$(DESTDIR)%)
+	! cmp -s conf/tetherd.conf $(DESTDIR)$(CONFIG_FILE) || rm $(DESTDIR)$(CONFIG_FILE)
+	! test -d $(DESTDIR)/etc/tetherd || rmdir --ignore-fail-on-non-empty $(DESTDIR)/etc/tetherd
+	$(tell-systemd)
+
+# ---- all of it ----
+
+.PHONY: tests
+tests: $(UNIT:%=$(B)/tests/unit/test-%) $(KERNEL:%=$(B)/tests/kernel/test-%) $(BENCH:%=$(B)/tests/bench/%) ## build every test
+
+.PHONY: check
+check: check-man check-system check-kernel check-unit ## run all the tests
+
+.PHONY: check-valgrind
+check-valgrind: ## run the unit and loopback tests under valgrind
+	CK_FORK=no $(MAKE) RUN='valgrind -q --error-exitcode=99 --leak-check=full --trace-children=no' check-unit
+
+.PHONY: lint
+lint: ## layout, static analysis, scripts
+	clang-format --dry-run --Werror $$(git ls-files '*.[ch]')
+	cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability --std=c11 --inline-suppr \
+	        --suppress=missingIncludeSystem --suppress=unknownMacro -D_GNU_SOURCE -Isrc src
+	shellcheck .ci/run tests/install-packages tests/demo tests/system/journald
+	pyflakes3 $$(git ls-files '*.py') tests/system/run
 
 .PHONY: format
 format: ## lay out the code as .clang-format says

@@ -163,6 +163,20 @@ int size_parse(const char *text, uint64_t *ret_bytes)
         return 0;
 }
 
+int count_parse(const char *text, uint64_t max, uint64_t *ret)
+{
+        const char *p = text;
+        bool fits = true;
+        uint64_t number = parse_digits(&p, &fits);
+
+        if (p == text || *p != '\0')
+                return -EINVAL;
+        if (!fits || number > max)
+                return -ERANGE;
+        *ret = number;
+        return 0;
+}
+
 int boolean_parse(const char *text, bool *ret)
 {
         static const char *const words[] = { "no", "yes", "false", "true", "off", "on", "0", "1" };

@@ -1,5 +1,5 @@
 /*
- * span: times, sizes and booleans as text. Times as in systemd.time(7): "30s", "1min 30s", "500ms",
+ * span: times, sizes, counts and booleans as text. Times as in systemd.time(7): "30s", "1min 30s", "500ms",
  * "1.5h", "infinity"; a bare number is seconds. Sizes: "64K", "1M", "2G" are powers of 1024. Booleans:
  * yes/no/true/false/on/off/1/0.
  */
@@ -9,9 +9,10 @@
 
 #define SPAN_TEXT_MAX 96
 
-/* All three return 0, or -EINVAL (not understood) or -ERANGE (does not fit), and leave *ret alone then. */
+/* All four return 0, or -EINVAL (not understood) or -ERANGE (does not fit), and leave *ret alone then. */
 int span_parse(const char *text, uint64_t *ret_usec);
 int size_parse(const char *text, uint64_t *ret_bytes);
+int count_parse(const char *text, uint64_t max, uint64_t *ret); /* decimal digits, 0 to max */
 int boolean_parse(const char *text, bool *ret);
 
 /*

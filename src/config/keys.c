@@ -189,7 +189,7 @@ const struct key keys[] = {
             RESOURCE(queue_timeout), TIMEOUT),
         KEY("release_attempts", COUNT, "3", CONNECTION, "after so many it is quarantined",
             RESOURCE(release_attempts), RANGE(1, 16)),
-        KEY("max_concurrent", COUNT, "16", CONNECTION, "loads and releases under way at once",
+        KEY("max_concurrent", COUNT, "16", RELOAD, "loads and releases under way at once",
             RESOURCE(max_concurrent), RANGE(1, 65535)),
 };
 /* clang-format on */

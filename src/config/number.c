@@ -10,14 +10,14 @@
 #include <pwd.h>
 #include <stdio.h>
 
-static int parse_number(const char *text, int base, uint64_t *ret)
+static int parse_mode(const char *text, uint64_t *ret)
 {
         char *end;
 
         if (!isdigit((unsigned char)text[0]))
                 return -EINVAL;
         errno = 0;
-        unsigned long long value = strtoull(text, &end, base);
+        unsigned long long value = strtoull(text, &end, 8);
         if (*end != '\0' || errno != 0)
                 return -EINVAL;
         *ret = value;
@@ -29,7 +29,7 @@ static int parse_user(const char *text, uint64_t *ret)
         const struct passwd *user = getpwnam(text);
         uint64_t uid;
 
-        if (!user && parse_number(text, 10, &uid) == 0 && uid < (uid_t)-1)
+        if (!user && count_parse(text, (uid_t)-1 - 1, &uid) == 0)
                 user = getpwuid((uid_t)uid);
         if (!user)
                 return -ENOENT;
@@ -42,7 +42,7 @@ static int parse_group(const char *text, uint64_t *ret)
         const struct group *group = getgrnam(text);
         uint64_t gid;
 
-        if (!group && parse_number(text, 10, &gid) == 0 && gid < (gid_t)-1)
+        if (!group && count_parse(text, (gid_t)-1 - 1, &gid) == 0)
                 group = getgrgid((gid_t)gid);
         if (!group)
                 return -ENOENT;
@@ -99,8 +99,11 @@ int number_parse(const struct key *key, const char *text, uint64_t *ret)
         case KEY_SIZE:
                 r = size_parse(text, ret);
                 break;
+        case KEY_MODE:
+                r = parse_mode(text, ret);
+                break;
         default:
-                r = parse_number(text, key->type == KEY_MODE ? 8 : 10, ret);
+                r = count_parse(text, UINT64_MAX, ret);
                 break;
         }
         return r < 0 ? r : check_range(key, *ret);

@@ -181,6 +181,8 @@ int loop_turn(struct loop *loop, uint64_t timeout_usec)
         for (struct list *node; (node = list_take_first(&ready));) {
                 struct source *source = container_of(node, struct source, ready_link);
 
+                if (!source_is_ready(source)) /* a callback before it took back what it wanted or saw */
+                        continue;
                 loop->current = source;
                 source->ready(source);
                 if (loop->current)

@@ -276,6 +276,12 @@ static const char *locate(const struct directory *directory, int parent_fd, stru
         return NULL;
 }
 
+/* The way leads there no more: with what was moved or removed on it, our directory went. */
+static bool is_gone(int error)
+{
+        return error == -ENOENT || error == -ENOTDIR;
+}
+
 /* In a process of its own; says on its stderr what went wrong. */
 static int remove_tree(void *userdata)
 {
@@ -287,7 +293,7 @@ static int remove_tree(void *userdata)
 
         _cleanup_close_ int parent_fd = open_parent(directory, false, reason);
         if (parent_fd < 0)
-                r = parent_fd;
+                r = is_gone(parent_fd) ? 0 : parent_fd;
         else if ((name = locate(directory, parent_fd, &st))) {
                 r = tree_remove(parent_fd, name, st.st_dev, st.st_ino, path);
                 if (r < 0)
@@ -339,12 +345,13 @@ static void start_remover(struct directory *directory)
         }
 }
 
-static void say_that_it_is_gone(struct directory *directory, int parent_fd)
+static void say_what_is_there(struct directory *directory, int parent_fd)
 {
         char text[REASON_MAX];
         struct stat st;
 
-        if (directory->inode == 0 || fstatat(parent_fd, directory->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        if (parent_fd < 0 || directory->inode == 0 ||
+            fstatat(parent_fd, directory->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
                 return;
         (void)snprintf(text, sizeof(text), "%s is not the one that was made any more: left alone",
                        directory->path);
@@ -359,14 +366,13 @@ static void directory_release(struct claim *claim)
         const char *name;
 
         _cleanup_close_ int parent_fd = open_parent(directory, false, reason);
-        if (parent_fd < 0 && parent_fd != -ENOENT) {
+        if (parent_fd < 0 && !is_gone(parent_fd)) {
                 claim_release_failed(claim, -1, reason);
                 return;
         }
         name = parent_fd < 0 ? NULL : locate(directory, parent_fd, &st);
         if (!name) {
-                if (parent_fd >= 0)
-                        say_that_it_is_gone(directory, parent_fd);
+                say_what_is_there(directory, parent_fd);
                 claim_released(claim);
                 return;
         }
