@@ -67,7 +67,10 @@ int cidr_parse(const char *text, struct cidr *ret, char reason[static CIDR_REASO
         uint64_t max = is_ipv6 ? 128 : 32, n_bits = max;
         if (text[length] == '/' && (count_parse(text + length + 1, max, &n_bits) < 0 || n_bits < mapped)) {
                 (void)snprintf(reason, CIDR_REASON_MAX, "the prefix of an %s address is /%u to /%u",
-                               mapped > 0 ? "IPv4-mapped" : is_ipv6 ? "IPv6" : "IPv4", mapped, (unsigned)max);
+                               mapped > 0 ? "IPv4-mapped"
+                               : is_ipv6  ? "IPv6"
+                                          : "IPv4",
+                               mapped, (unsigned)max);
                 return -ERANGE;
         }
         cidr.n_bits = (unsigned)n_bits - mapped;

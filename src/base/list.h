@@ -11,9 +11,9 @@ struct list {
         struct list *prev, *next;
 };
 
-#define LIST_INIT(l)                                                                                         \
-        {                                                                                                    \
-                .prev = &(l), .next = &(l)                                                                   \
+#define LIST_INIT(l)                       \
+        {                                  \
+                .prev = &(l), .next = &(l) \
         }
 
 static inline void list_init(struct list *l)
@@ -77,6 +77,6 @@ static inline struct list *list_take_first(struct list *head)
 }
 
 /* `node` may be unlinked inside the loop, its successor may not. */
-#define list_for_each(node, head)                                                                            \
-        for (struct list *node = (head)->next, *node##_next = node->next; node != (head);                    \
+#define list_for_each(node, head)                                                         \
+        for (struct list *node = (head)->next, *node##_next = node->next; node != (head); \
              node = node##_next, node##_next = node->next)

@@ -19,40 +19,40 @@
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
-#define container_of(ptr, type, member)                                                                      \
-        __extension__({                                                                                      \
-                const __typeof__(((type *)0)->member) *member_ptr = (ptr);                                   \
-                (type *)(void *)((uintptr_t)member_ptr - offsetof(type, member));                            \
+#define container_of(ptr, type, member)                                           \
+        __extension__({                                                           \
+                const __typeof__(((type *)0)->member) *member_ptr = (ptr);        \
+                (type *)(void *)((uintptr_t)member_ptr - offsetof(type, member)); \
         })
 
-#define MIN(a, b)                                                                                            \
-        __extension__({                                                                                      \
-                __typeof__(a) min_a = (a);                                                                   \
-                __typeof__(b) min_b = (b);                                                                   \
-                min_a < min_b ? min_a : min_b;                                                               \
+#define MIN(a, b)                              \
+        __extension__({                        \
+                __typeof__(a) min_a = (a);     \
+                __typeof__(b) min_b = (b);     \
+                min_a < min_b ? min_a : min_b; \
         })
-#define MAX(a, b)                                                                                            \
-        __extension__({                                                                                      \
-                __typeof__(a) max_a = (a);                                                                   \
-                __typeof__(b) max_b = (b);                                                                   \
-                max_a > max_b ? max_a : max_b;                                                               \
+#define MAX(a, b)                              \
+        __extension__({                        \
+                __typeof__(a) max_a = (a);     \
+                __typeof__(b) max_b = (b);     \
+                max_a > max_b ? max_a : max_b; \
         })
 
-#define _printf_(text, first)   __attribute__((format(printf, text, first)))
-#define _pure_                  __attribute__((pure))
-#define _const_                 __attribute__((const))
-#define _unused_                __attribute__((unused))
+#define _printf_(text, first) __attribute__((format(printf, text, first)))
+#define _pure_                __attribute__((pure))
+#define _const_               __attribute__((const))
+#define _unused_              __attribute__((unused))
 
 /* A variable with `_cleanup_(f)` owns what it holds: f(&variable) runs when it leaves its scope. */
 #define _cleanup_(f) __attribute__((cleanup(f)))
 
 /* Defines the cleanup function NAMEp for a destructor that takes NULL: DEFINE_CLEANUP(struct config *, config_unref). */
-#define DEFINE_CLEANUP(type, destructor)                                                                     \
-        static inline void destructor##p(type *p)                                                            \
-        {                                                                                                    \
-                if (*p)                                                                                      \
-                        destructor(*p);                                                                      \
-        }                                                                                                    \
+#define DEFINE_CLEANUP(type, destructor)          \
+        static inline void destructor##p(type *p) \
+        {                                         \
+                if (*p)                           \
+                        destructor(*p);           \
+        }                                         \
         struct destructor##_cleanup_needs_a_semicolon
 
 static inline void freep(void *p)
@@ -80,19 +80,19 @@ static inline void fd_closep(int *fd)
 #define _cleanup_close_ _cleanup_(fd_closep)
 
 /* Hands the value over: the cleanup attribute of `p` then has nothing left to do. */
-#define TAKE_PTR(p)                                                                                          \
-        __extension__({                                                                                      \
-                __typeof__(p) *take_p = &(p);                                                                \
-                __typeof__(p) take_value = *take_p;                                                          \
-                *take_p = NULL;                                                                              \
-                take_value;                                                                                  \
+#define TAKE_PTR(p)                                 \
+        __extension__({                             \
+                __typeof__(p) *take_p = &(p);       \
+                __typeof__(p) take_value = *take_p; \
+                *take_p = NULL;                     \
+                take_value;                         \
         })
-#define TAKE_FD(fd)                                                                                          \
-        __extension__({                                                                                      \
-                int *take_fd = &(fd);                                                                        \
-                int take_value = *take_fd;                                                                   \
-                *take_fd = -1;                                                                               \
-                take_value;                                                                                  \
+#define TAKE_FD(fd)                        \
+        __extension__({                    \
+                int *take_fd = &(fd);      \
+                int take_value = *take_fd; \
+                *take_fd = -1;             \
+                take_value;                \
         })
 
 static inline bool streq(const char *a, const char *b)

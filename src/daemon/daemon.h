@@ -41,8 +41,8 @@ struct daemon {
         struct timer status_timer;
         struct timer ready_timer; /* while the manager takes no READY=1 */
         uint64_t watchdog_usec;
-        bool has_manager;   /* $NOTIFY_SOCKET */
-        bool is_reload_due; /* SIGHUP came before it served */
+        bool has_manager;         /* $NOTIFY_SOCKET */
+        bool is_reload_due;       /* SIGHUP came before it served */
         uint64_t status_shown[2]; /* accepted and open connections when STATUS was last sent */
 };
 

@@ -34,7 +34,7 @@ struct resource_type {
         void (*load)(struct claim *claim);
         void (*release)(struct claim *claim);
         void (*stop)(struct claim *claim);
-        int (*save)(const struct claim *claim, char ***fields);          /* appends "name=value"; 0 or -ENOMEM */
+        int (*save)(const struct claim *claim, char ***fields); /* appends "name=value"; 0 or -ENOMEM */
         int (*restore)(struct claim *claim, char *const *fields, char **ret_reason);
         void (*forget)(struct claim *claim);
 };
