@@ -44,6 +44,7 @@ UNIT_timer := loop/timer
 UNIT_span := base/span
 UNIT_words := base/words
 UNIT_address := base/address
+UNIT_cidr := $(addprefix base/,address span cidr rules)
 UNIT_config := $(addprefix base/,address span cidr rules words) $(CONFIG)
 UNIT_journal := base/address base/span $(JOURNAL)
 UNIT_events := base/address base/span $(JOURNAL)
@@ -54,6 +55,7 @@ UNIT_directory := base/address base/words $(LOOP) $(addprefix resource/,environm
 UNIT_exec := base/address base/words $(LOOP) $(addprefix resource/,resource environment none directory exec tree)
 UNIT_slab := base/slab
 UNIT_cause := connection/cause
+UNIT_admission := $(addprefix base/,address span cidr rules slab) connection/admission
 UNIT_machine := connection/machine
 UNIT_handshake := connection/handshake
 UNIT_lock := service/lock
@@ -61,7 +63,8 @@ UNIT_ids := service/ids
 UNIT_loop := loop/timer loop/loop
 UNIT_lease := base/address base/span base/words loop/timer loop/loop $(addprefix resource/,environment lease ledger)
 UNIT_ledger := $(UNIT_lease)
-UNIT := timer span words address config journal events notify child environment directory exec slab cause machine handshake lock ids loop lease ledger
+UNIT_connection := $(BASE) loop/timer loop/loop $(addprefix resource/,environment lease ledger) $(HANDLER) $(CONNECTION)
+UNIT := timer span words address cidr config journal events notify child environment directory exec slab cause machine admission handshake lock ids loop lease ledger connection
 
 define unit-test
 $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.o)
@@ -71,7 +74,7 @@ $(foreach test,$(UNIT),$(eval $(call unit-test,$(test))))
 
 .PHONY: check-unit
 check-unit: $(UNIT:%=$(B)/tests/unit/test-%) ## run the unit tests
-	@for test in $^; do echo "== $$test"; $(RUN) ./$$test || exit 1; done
+	@for test in $^; do echo "== $$test"; $(RUN) $$test || exit 1; done
 
 KERNEL := death socket
 
@@ -80,7 +83,7 @@ $(B)/tests/kernel/test-%: $(B)/tests/kernel/test-%.o
 
 .PHONY: check-kernel
 check-kernel: $(KERNEL:%=$(B)/tests/kernel/test-%) ## see whether this kernel does what we rely on
-	@for test in $^; do echo "== $$test"; $(RUN) ./$$test || exit 1; done
+	@for test in $^; do echo "== $$test"; $(RUN) $$test || exit 1; done
 
 .PHONY: check-system
 check-system: $(B)/tetherd ## play the stories of tests/system (STORIES="life echo" for some)

@@ -509,7 +509,11 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
         r = source_init(&c->source, connections->loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, 0, stream_event);
         if (r < 0) {
                 (void)fd_close(fd);
-                connection_end(c, cause_local(errno_is_exhaustion(-r) ? CAUSE_EXHAUSTED : CAUSE_ERROR, -r));
+                connection_end(c, (struct ending){
+                                          .cause = errno_is_exhaustion(-r) ? CAUSE_EXHAUSTED : CAUSE_ERROR,
+                                          .operation = OPERATION_ACCEPT,
+                                          .error = -r,
+                                  });
                 return;
         }
         if (event_is_wanted(connections->journal, LOG_DEBUG, false)) {

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <sys/pidfd.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <systemd/sd-event.h>
 
@@ -72,11 +73,15 @@ static int restore_limit(void)
 /* All signals are blocked until the last step, when no handler of ours is left that they could call. */
 static int set_up(int stdin_fd, int stdout_fd, int stderr_fd, int close_flags)
 {
-        const struct sigaction by_default = { .sa_handler = SIG_DFL };
+        /*
+         * The kernel's struct sigaction, all SIG_DFL; some cannot be changed, and need not. Not sigaction(2) of the
+         * C library, which refuses its own two signals, although its posix_spawn() passes them on ignored.
+         */
+        static const uint64_t by_default[4];
         int r;
 
         for (int signal = 1; signal < NSIG; signal++)
-                (void)sigaction(signal, &by_default, NULL); /* some cannot be changed, and need not */
+                (void)syscall(SYS_rt_sigaction, signal, by_default, NULL, sizeof(uint64_t));
         if (setpgid(0, 0) < 0)
                 return -errno;
         r = set_descriptors(stdin_fd, stdout_fd, stderr_fd);

@@ -166,10 +166,12 @@ static void claim_start_load(struct claim *claim)
                 claim->queue->n_under_way++;
         claim_enter(claim, CLAIM_LOADING, claim->config->load_timeout);
         r = claim_save(claim); /* intent before effect */
-        if (r < 0)
-                claim_load_failed(claim, true, -1, "the ledger cannot be written");
-        else
+        if (r == 0) {
                 claim->type->load(claim);
+                return;
+        }
+        queue_leave(claim->queue);
+        claim_fail_load(claim, LEASE_LOAD_FAILED, false, -1, "the ledger cannot be written");
 }
 
 static void claim_begin_release(struct claim *claim)

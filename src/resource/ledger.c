@@ -407,6 +407,12 @@ static int restore_record(struct ledger *ledger, const char *name, struct leases
         return 0;
 }
 
+/* What is in the file, or what the file is, as opposed to a fault of this moment. */
+static bool is_foreign(int error)
+{
+        return error == -EINVAL || error == -ELOOP || error == -ENXIO;
+}
+
 static int by_name(const struct dirent **a, const struct dirent **b)
 {
         size_t a_length = strlen((*a)->d_name), b_length = strlen((*b)->d_name);
@@ -435,13 +441,13 @@ int ledger_restore(struct ledger *ledger, struct leases *leases, struct journal 
 
                 if (r == 0 && error == 0) {
                         found(lease, userdata);
-                } else if (error == -ENOMEM) {
-                        r = error; /* nothing is lost: the record stays for the next start */
-                } else if (error < 0) {
+                } else if (is_foreign(error)) {
                         log_message(journal, LOG_ERR,
                                     "ledger record leases/%s cannot be understood (%s): set aside", name,
                                     strerror(-error));
                         (void)renameat(ledger->directory_fd, name, ledger->aside_fd, name);
+                } else if (error < 0) {
+                        r = error; /* nothing is lost: the record stays for the next start */
                 }
                 free(entries[i]);
         }

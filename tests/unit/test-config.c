@@ -186,9 +186,13 @@ static void assert_listener_defaults(const struct listener_config *l)
         ck_assert_uint_eq(l->socket_mode, 0600);
         ck_assert(l->socket_user == (uid_t)-1 && l->socket_group == (gid_t)-1);
         ck_assert_uint_eq(l->max_connections, UINT64_MAX);
+        ck_assert_uint_eq(l->max_connections_per_source, UINT64_MAX);
+        ck_assert_uint_eq(l->accept_rate_per_source, UINT64_MAX);
+        ck_assert(l->allow.n == 0 && l->deny.n == 0 && !l->proxy_protocol && l->proxy_from.n == 0);
         ck_assert_uint_eq(l->hello_max, 128);
         ck_assert_uint_eq(l->handshake_timeout, 10 * USEC_PER_SEC);
         ck_assert_str_eq(l->greeting, "");
+        ck_assert_str_eq(l->refusal, "");
         ck_assert_uint_eq(l->idle_timeout, USEC_INFINITY);
         ck_assert_int_eq(l->half_close, HALF_CLOSE_CLOSE);
         ck_assert_uint_eq(l->half_close_timeout, USEC_INFINITY);
@@ -291,10 +295,16 @@ static const char rich[] = "[daemon]\n"
                            "socket_user = root\n"
                            "socket_group = root\n"
                            "max_connections = 5\n"
+                           "max_connections_per_source = 4\n"
+                           "accept_rate_per_source = 4294967295\n"
+                           "allow = 10.0.0.0/8, uid:7 ::ffff:192.0.2.0/120\n"
+                           "  \"group:root\"\n"
+                           "deny = 10.1.2.3\n"
                            "hello = true\n"
                            "hello_max = 64\n"
                            "handshake_timeout = 500ms\n"
                            "greeting = HELLO  %h, %i at %{one} = 100%%\n"
+                           "refusal = BUSY %c %i %l %a %p %h %%\n"
                            "idle_timeout = 2\n"
                            "half_close = keep\n"
                            "half_close_timeout = 1h\n"
@@ -353,9 +363,17 @@ START_TEST(test_rich)
         ck_assert_uint_eq(l->socket_mode, 0666);
         ck_assert(l->socket_user == 0 && l->socket_group == 0);
         ck_assert_uint_eq(l->max_connections, 5);
+        ck_assert_uint_eq(l->max_connections_per_source, 4);
+        ck_assert_uint_eq(l->accept_rate_per_source, UINT32_MAX);
+        ck_assert_uint_eq(l->allow.n, 4);
+        ck_assert(l->allow.items[1].kind == RULE_USER && l->allow.items[1].id == 7);
+        ck_assert(l->allow.items[2].cidr.network.family == AF_INET && l->allow.items[2].cidr.n_bits == 24);
+        ck_assert(l->allow.items[3].kind == RULE_GROUP && l->allow.items[3].id == 0);
+        ck_assert(l->deny.n == 1 && l->deny.items[0].cidr.n_bits == 32);
         ck_assert_uint_eq(l->hello_max, 64);
         ck_assert_uint_eq(l->handshake_timeout, 500 * USEC_PER_MSEC);
         ck_assert_str_eq(l->greeting, "HELLO  %h, %i at %{one} = 100%%");
+        ck_assert_str_eq(l->refusal, "BUSY %c %i %l %a %p %h %%");
         ck_assert_uint_eq(l->idle_timeout, 2 * USEC_PER_SEC);
         ck_assert_int_eq(l->half_close, HALF_CLOSE_KEEP);
         ck_assert_uint_eq(l->half_close_timeout, 3600 * USEC_PER_SEC);
@@ -398,7 +416,8 @@ START_TEST(test_rich)
                    "drain_timeout=\nlog_target=\nlog_level=\nlog_events=\nlog_queue=\n"
                    "[listener:a]\nenabled=\nv6only=\nhandler=\nresources=\nbacklog=\nreuse_port=\n"
                    "nodelay=\nsocket_mode=\nsocket_user=\nsocket_group=\nmax_connections=\nhello=\n"
-                   "hello_max=\nhandshake_timeout=\ngreeting=\nidle_timeout=\nhalf_close=\n"
+                   "max_connections_per_source=\naccept_rate_per_source=\nallow=\ndeny=\n"
+                   "hello_max=\nhandshake_timeout=\ngreeting=\nrefusal=\nidle_timeout=\nhalf_close=\n"
                    "half_close_timeout=\ndetect_within=\nkeepalive_idle=\nkeepalive_interval=\n"
                    "keepalive_count=\nuser_timeout=\nmax_age=\nreceive_buffer=\nsend_buffer=\n"
                    "[resource:two]\nuser=\ngroup=\nenvironment=\nworking_directory=\n"
@@ -423,6 +442,8 @@ START_TEST(test_print_fixpoint)
                 "",
                 "[listener:a]\nlisten=127.0.0.1:1\ndetect_within=infinity\n",
                 "[listener:a]\nlisten=127.0.0.1:1\ndetect_within=18h\nuser_timeout=infinity\n",
+                "[listener:a]\nlisten=127.0.0.1:1\nproxy_protocol=yes\nproxy_from=::1,127.0.0.0/8\nallow=::/"
+                "0\n",
         };
 
         enter();
@@ -559,6 +580,7 @@ END_TEST
 /* ---- faults ---- */
 
 #define L           "[listener:a]\nlisten = 127.0.0.1:1\n"
+#define U           "[listener:a]\nlisten = /run/x.sock\n"
 #define X           "[resource:x]\ntype = exec\nload = sh\n"
 #define UNSUPPORTED " is not supported by this version of tetherd"
 #define CUT                                                                                                \
@@ -698,6 +720,51 @@ static const struct {
                ":2: listen = @: the name of the UNIX socket is missing" },
         { "[listener:a]\nlisten = \"x\n", MAIN ":2: listen = \"x: the double quote is not closed" },
 
+        /* who may come in */
+        { L "max_connections_per_source = 0\n",
+          MAIN ":3: max_connections_per_source = 0: it must be a number, 1 to 4294967295, or infinity" },
+        { L "accept_rate_per_source = 1.5\n",
+          MAIN ":3: accept_rate_per_source = 1.5: it must be a number, 1 to 4294967295, or infinity" },
+        { L "allow = 10.0.0.0/8 10.0.0.1/8, nobody\n  ::1/129\n",
+          MAIN ":3: allow = 10.0.0.1/8: bits are set behind the prefix; did you mean 10.0.0.0/8?\n" MAIN
+               ":3: allow = nobody: it must be an address or a CIDR such as 10.0.0.0/8, or for UNIX sockets "
+               "uid:N, user:NAME, gid:N or group:NAME\n" MAIN
+               ":3: allow = ::1/129: the prefix of an IPv6 address is /0 to /128" },
+        { U "deny = user:no-such-user group:no-such-group uid:x\n",
+          MAIN ":3: deny = user:no-such-user: there is no such user\n" MAIN
+               ":3: deny = group:no-such-group: there is no such group\n" MAIN
+               ":3: deny = uid:x: it must be a number, 0 to 4294967294" },
+        { L "allow = \"::1\n", MAIN ":3: allow = \"::1: the double quote is not closed" },
+        { L "allow = uid:0\ndeny = gid:0 ::1\n",
+          MAIN ":3: allow: it names users or groups, but [listener:a] listens on no UNIX socket\n" MAIN
+               ":4: deny: it names users or groups, but [listener:a] listens on no UNIX socket" },
+        { U "allow = 0.0.0.0/0\ndeny = ::1 uid:0\n",
+          MAIN ":3: allow: it names addresses, but [listener:a] listens on UNIX sockets only\n" MAIN
+               ":4: deny: it names addresses, but [listener:a] listens on UNIX sockets only" },
+        { U "allow = uid:0 user:root gid:0 group:root\n", NULL },
+        { "[listener:a]\nlisten = @x *:1\nallow = uid:0\ndeny = ::/0\n", NULL },
+        { "[listener:a]\nallow = uid:0\ndeny = ::/0\n", MAIN ":1: [listener:a] has no listen" },
+        { "[listener:a]\nlisten = systemd:x\nallow = uid:0 ::/0\n",
+          MAIN ":2: listen = systemd:x" UNSUPPORTED },
+        { L "proxy_protocol = yes\nproxy_from = 192.0.2.7 2001:db8::/32\nallow = ::/0\n", NULL },
+        { L "proxy_protocol = yes\n",
+          MAIN ":3: proxy_protocol = yes needs proxy_from, the addresses of the proxies" },
+        { L "proxy_from = 192.0.2.7\n", MAIN ":3: proxy_from has no effect without proxy_protocol = yes" },
+        { L "proxy_protocol = yes\nproxy_from = uid:0 ::1 x ::1/0\n",
+          MAIN ":4: proxy_from = uid:0: it must be an address or a CIDR\n" MAIN
+               ":4: proxy_from = x: it must be an address or a CIDR such as 10.0.0.0/8, or for UNIX sockets "
+               "uid:N, user:NAME, gid:N or group:NAME\n" MAIN
+               ":4: proxy_from = ::1/0: bits are set behind the prefix; did you mean ::/0?" },
+        { "[listener:a]\nlisten = /s 127.0.0.1:1 @x\nproxy_protocol = yes\nproxy_from = ::1\n",
+          MAIN ":2: listen: nobody could connect to /s: with proxy_protocol = yes only the addresses of "
+               "proxy_from may\n" MAIN
+               ":2: listen: nobody could connect to @x: with proxy_protocol = yes only the addresses of "
+               "proxy_from may" },
+        { L "refusal = %q %c\n", MAIN ":3: refusal: %q is not known here" },
+        { L "refusal = %{x}\nresources = x\n" X, MAIN ":3: refusal: %{x} is not known here" },
+        { L "refusal = %{}\n", MAIN ":3: refusal: %{} is not known here" },
+        { L "refusal = %\n", MAIN ":3: refusal: a single % at the end; %% stands for it" },
+
         /* what a later version will have */
         { "[daemon]\npreserve = always\n", MAIN ":2: preserve = always" UNSUPPORTED },
         { L "handler = plugin:/x.so\n", MAIN ":3: handler = plugin:/x.so" UNSUPPORTED },
@@ -705,13 +772,7 @@ static const struct {
         { L "handler_timeout = 31s\n", MAIN ":3: handler_timeout" UNSUPPORTED },
         { L "handler_timeout = x\n",
           MAIN ":3: handler_timeout = x: it must be a time such as 30s or 1min 30s, at least 1ms" },
-        { L "handler_timeout = 30000ms\nproxy_protocol = off\n", NULL },
-        { L "max_connections_per_source = 5\naccept_rate_per_source = 5\nallow = ::/0\ndeny = uid:5\n"
-            "proxy_protocol = yes\nproxy_from = ::1\nrefusal = BUSY\n",
-          MAIN ":3: max_connections_per_source" UNSUPPORTED "\n" MAIN ":4: accept_rate_per_source" UNSUPPORTED
-               "\n" MAIN ":5: allow" UNSUPPORTED "\n" MAIN ":6: deny" UNSUPPORTED "\n" MAIN
-               ":7: proxy_protocol" UNSUPPORTED "\n" MAIN ":8: proxy_from" UNSUPPORTED "\n" MAIN
-               ":9: refusal" UNSUPPORTED },
+        { L "handler_timeout = 30000ms\n", NULL },
         { "[resource:x]\ntype = pool\nitems = 1-5\nwhen_empty = wait\nmode = x\nitms = 3\n",
           MAIN ":2: type = pool" UNSUPPORTED "\n" MAIN
                ":6: unknown key 'itms' in [resource:x]; did you mean 'items'?" },

@@ -188,6 +188,38 @@ START_TEST(test_size)
 }
 END_TEST
 
+START_TEST(test_count)
+{
+        static const struct {
+                const char *text;
+                uint64_t max;
+                int r;
+                uint64_t value;
+        } rows[] = {
+                { "0", 0, 0, 0 },
+                { "007", 9, 0, 7 },
+                { "65535", 65535, 0, 65535 },
+                { "65536", 65535, -ERANGE, 0 },
+                { "18446744073709551615", UINT64_MAX, 0, UINT64_MAX },
+                { "18446744073709551616", UINT64_MAX, -ERANGE, 0 },
+                { "", 9, -EINVAL, 0 },
+                { "x", 9, -EINVAL, 0 },
+                { "1x", 9, -EINVAL, 0 },
+                { " 1", 9, -EINVAL, 0 },
+                { "1 ", 9, -EINVAL, 0 },
+                { "+1", 9, -EINVAL, 0 },
+                { "-1", 9, -EINVAL, 0 },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                uint64_t value = 42;
+                ck_assert_msg(count_parse(rows[i].text, rows[i].max, &value) == rows[i].r, "'%s'",
+                              rows[i].text);
+                ck_assert_uint_eq(value, rows[i].r == 0 ? rows[i].value : 42);
+        }
+}
+END_TEST
+
 START_TEST(test_boolean)
 {
         static const char *const yes[] = { "yes", "true", "on", "1" },
@@ -208,4 +240,5 @@ START_TEST(test_boolean)
 }
 END_TEST
 
-UNIT_MAIN("span", test_span_parse, test_span_format, test_span_round_trip, test_size, test_boolean)
+UNIT_MAIN("span", test_span_parse, test_span_format, test_span_round_trip, test_size, test_count,
+          test_boolean)

@@ -1,0 +1,774 @@
+/*
+ * Whole lives on loopback: listeners and connections with the real loop and sockets, fake resources, and
+ * the clients in this same process. Each life ends with exactly one record, of the right cause, and leaves
+ * nothing behind.
+ */
+#include "fake.h"
+
+#include "connection/listener.h"
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#define MSEC USEC_PER_MSEC
+
+static struct loop *loop;
+static struct leases leases;
+static struct connections connections;
+static struct listeners listeners;
+static struct config config;
+static struct listener_config listening;
+static struct endpoint endpoint;
+static struct resource_config resource, *resources[] = { &resource };
+
+/* ---- what is told ---- */
+
+static struct {
+        unsigned n_accepted, n_ready, n_closed, n_rejected, n_paused, n_resumed;
+        unsigned n_eof, n_reset;
+        char cause[32], state[32], operation[32], identity[64];
+        int error, priority;
+        uint64_t bytes_received, bytes_sent;
+        uint16_t port; /* where it listens */
+} told;
+
+static void note_ending(const struct event_connection *connection, const struct event_ending *ending)
+{
+        (void)snprintf(told.cause, sizeof(told.cause), "%s", ending->cause);
+        (void)snprintf(told.state, sizeof(told.state), "%s", ending->state);
+        (void)snprintf(told.operation, sizeof(told.operation), "%s", ending->operation);
+        (void)snprintf(told.identity, sizeof(told.identity), "%s",
+                       connection->identity ? connection->identity : "");
+        told.error = ending->error;
+        told.priority = ending->priority;
+        told.bytes_received = ending->bytes_received;
+        told.bytes_sent = ending->bytes_sent;
+        told.n_eof += streq(ending->cause, "eof");
+        told.n_reset += streq(ending->cause, "reset");
+}
+
+void event_closed(struct journal *journal _unused_, const struct event_connection *connection,
+                  const struct event_ending *ending)
+{
+        told.n_closed++;
+        note_ending(connection, ending);
+}
+
+void event_rejected(struct journal *journal _unused_, const struct event_connection *connection,
+                    const struct event_ending *ending)
+{
+        told.n_rejected++;
+        note_ending(connection, ending);
+}
+
+void event_accepted(struct journal *journal _unused_, const struct event_connection *connection)
+{
+        ck_assert_str_eq(connection->listener, "presence");
+        told.n_accepted++;
+}
+
+void event_ready(struct journal *journal _unused_, const struct event_connection *connection _unused_,
+                 uint64_t handshake_usec _unused_, uint64_t load_usec _unused_)
+{
+        told.n_ready++;
+}
+
+bool event_is_wanted(const struct journal *journal _unused_, int priority _unused_, bool is_ending _unused_)
+{
+        return true;
+}
+
+void event_listening(struct journal *journal _unused_, const char *listener _unused_, const char *address)
+{
+        const char *colon = strrchr(address, ':');
+
+        told.port = colon ? (uint16_t)strtoul(colon + 1, NULL, 10) : 0;
+}
+
+void event_stopped_listening(struct journal *journal _unused_, const char *listener _unused_,
+                             const char *address _unused_)
+{
+}
+
+void event_accept_paused(struct journal *journal _unused_, const char *listener _unused_,
+                         const char *reason _unused_, int error _unused_)
+{
+        told.n_paused++;
+}
+
+void event_accept_resumed(struct journal *journal _unused_, const char *listener _unused_,
+                          uint64_t paused_usec _unused_)
+{
+        told.n_resumed++;
+}
+
+const char *config_where(const struct config *c _unused_, const char *section, const char *key,
+                         char buffer[static CONFIG_WHERE_MAX])
+{
+        (void)snprintf(buffer, CONFIG_WHERE_MAX, "[%s] %s", section, key);
+        return buffer;
+}
+
+/* ---- the daemon in small ---- */
+
+static char no_text[] = "", script_ok[] = "o/o", script_late[] = "l/l";
+
+static void resume(void *userdata _unused_)
+{
+        listeners_resume(&listeners);
+}
+
+/* What a listener says where its section is empty; the tests change it before they call listen_at(). */
+static void begin(void)
+{
+        memset(&told, 0, sizeof(told));
+        fake_log[0] = '\0';
+        config.n_refs = 1;
+        listening = (struct listener_config){
+                .config = &config,
+                .name = "presence",
+                .enabled = true,
+                .endpoints = &endpoint,
+                .n_endpoints = 1,
+                .handler = HANDLER_DISCARD,
+                .resources = resources,
+                .n_resources = 1,
+                .backlog = 4096,
+                .nodelay = true,
+                .socket_mode = 0600,
+                .socket_user = (uid_t)-1,
+                .socket_group = (gid_t)-1,
+                .max_connections = UINT64_MAX,
+                .hello_max = 16,
+                .handshake_timeout = 10 * USEC_PER_SEC,
+                .greeting = no_text,
+                .idle_timeout = USEC_INFINITY,
+                .half_close_timeout = USEC_INFINITY,
+                .detect_within = 60 * USEC_PER_SEC,
+                .keepalive_idle = 15 * USEC_PER_SEC,
+                .keepalive_interval = 5 * USEC_PER_SEC,
+                .keepalive_count = 6,
+                .user_timeout = 30 * USEC_PER_SEC,
+                .max_age = USEC_INFINITY,
+        };
+        (void)fake_resource(&resource, 'a', RESOURCE_EXEC, script_ok);
+        ck_assert_int_eq(loop_new(&loop), 0);
+        leases_init(&leases, loop, NULL, NULL);
+        ck_assert_int_eq(connections_init(&connections, loop, NULL, &leases), 0);
+        listeners_init(&listeners, &connections);
+        connections.freed = resume;
+}
+
+static void listen_at(const char *where)
+{
+        struct listener_plan *plan;
+        const char *reason;
+        char *fault;
+
+        ck_assert_int_eq(endpoint_parse(where, &endpoint, &reason), 0);
+        if (endpoint.kind == ENDPOINT_IP)
+                endpoint.address.in.sin_port = 0; /* any that is free */
+        ck_assert_int_eq(listener_prepare(&listeners, &listening, &plan, &fault), 0);
+        listeners_commit(&listeners, &plan, 1);
+}
+
+static void finish(void)
+{
+        connections_end_all(&connections);
+        while (!list_is_empty(&fake_pending))
+                fake_complete(container_of(fake_pending.next, struct fake, link), 'o');
+        listeners_close(&listeners);
+        ck_assert_int_eq(loop_turn(loop, 0), 0);
+        ck_assert_uint_eq(told.n_closed + told.n_rejected, connections.n_accepted);
+        ck_assert_uint_eq(leases.n_leases, 0);
+        listeners_deinit(&listeners);
+        connections_deinit(&connections);
+        leases_deinit(&leases);
+        endpoint_deinit(&endpoint);
+        ck_assert_uint_eq(config.n_refs, 1);
+        ck_assert_uint_eq(n_existing, 0);
+        ck_assert_uint_eq(n_fakes, 0);
+        loop_free(loop);
+}
+
+/* Turns until the counter has this value; a test that waits in vain ends by Check's timeout. */
+static void turns_until(const unsigned *counter, unsigned value)
+{
+        while (*counter < value)
+                ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
+        ck_assert_uint_eq(*counter, value);
+}
+
+static void turns(unsigned n)
+{
+        while (n-- > 0)
+                ck_assert_int_eq(loop_turn(loop, 0), 0);
+}
+
+/* ---- clients ---- */
+
+static int client_new(void)
+{
+        struct sockaddr_in address = { .sin_family = AF_INET,
+                                       .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                                       .sin_port = htons(told.port) };
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+        ck_assert_int_eq(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+        return fd;
+}
+
+static int client_new_unix(void)
+{
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+        ck_assert_int_eq(connect(fd, &endpoint.address.sa, endpoint.length), 0);
+        return fd;
+}
+
+static void client_send(int fd, const char *text)
+{
+        ck_assert_int_eq(send(fd, text, strlen(text), MSG_NOSIGNAL), (ssize_t)strlen(text));
+}
+
+static void client_reset(int fd)
+{
+        struct linger linger = { .l_onoff = 1 };
+
+        ck_assert_int_eq(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+        (void)close(fd);
+}
+
+/* How a client ends, and what becomes of it; 'c' close, 'r' reset, 'h' half-close, 'f' FIN and then RST. */
+static void client_end(int fd, char how)
+{
+        switch (how) {
+        case 'r':
+                client_reset(fd);
+                break;
+        case 'f':
+                ck_assert_int_eq(shutdown(fd, SHUT_WR), 0);
+                client_reset(fd);
+                break;
+        case 'h':
+                ck_assert_int_eq(shutdown(fd, SHUT_WR), 0);
+                break;
+        default:
+                (void)close(fd);
+        }
+}
+
+static struct connection *only(enum connection_state state)
+{
+        ck_assert(!list_is_empty(&connections.states[state]));
+        return container_of(connections.states[state].next, struct connection, link);
+}
+
+/* ---- lives ---- */
+
+START_TEST(test_connection_endings)
+{
+        static const struct {
+                char how;
+                bool keeps;
+                const char *bytes, *cause, *operation;
+                int error;
+        } rows[] = {
+                { 'c', false, "", "eof", "receive", 0 },
+                { 'c', false, "hello", "eof", "receive", 0 },
+                { 'h', false, "hello", "eof", "receive", 0 },
+                { 'r', false, "", "reset", "receive", ECONNRESET },
+                { 'r', false, "hello", "reset", "receive", ECONNRESET },
+                { 'f', false, "hello", "reset", "receive", EPIPE },
+                { 'r', true, "hello", "reset", "receive", ECONNRESET },
+                { 'f', true, "hello", "reset", "receive", EPIPE },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                int fd;
+
+                begin();
+                listening.half_close = rows[i].keeps ? HALF_CLOSE_KEEP : HALF_CLOSE_CLOSE;
+                listen_at("127.0.0.1:7400");
+                fd = client_new();
+                turns_until(&told.n_ready, 1);
+                client_send(fd, rows[i].bytes);
+                client_end(fd, rows[i].how);
+                turns_until(&told.n_closed, 1);
+                ck_assert_msg(streq(told.cause, rows[i].cause), "row %zu: %s", i, told.cause);
+                ck_assert_str_eq(told.operation, rows[i].operation);
+                ck_assert_int_eq(told.error, rows[i].error);
+                ck_assert_str_eq(told.state, "ready");
+                ck_assert_uint_eq(told.bytes_received, strlen(rows[i].bytes));
+                ck_assert_int_eq(told.priority, streq(rows[i].cause, "eof") ? LOG_INFO : LOG_NOTICE);
+                ck_assert_str_eq(fake_log, "+a -a ");
+                if (rows[i].how == 'h')
+                        (void)close(fd);
+                finish();
+        }
+}
+END_TEST
+
+/* A FIN that is kept: what comes behind it is an end in order, or half_close_timeout's. */
+START_TEST(test_connection_half_closed)
+{
+        int fd;
+
+        begin();
+        listening.half_close = HALF_CLOSE_KEEP;
+        listening.half_close_timeout = 30 * MSEC;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns_until(&told.n_ready, 1);
+        client_end(fd, 'h');
+        turns_until(&told.n_closed, 1);
+        ck_assert_str_eq(told.cause, "half-close-timeout");
+        ck_assert_str_eq(told.state, "ready");
+        (void)close(fd);
+
+        listening.half_close_timeout = USEC_INFINITY;
+        fd = client_new();
+        turns_until(&told.n_ready, 2);
+        client_end(fd, 'h');
+        while (list_is_empty(&connections.states[CONNECTION_HALF_CLOSED]))
+                ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
+        client_end(fd, 'r');
+        turns_until(&told.n_closed, 2);
+        ck_assert_str_eq(told.cause, "eof");
+        finish();
+}
+END_TEST
+
+START_TEST(test_connection_timeouts)
+{
+        int fd;
+
+        begin();
+        listening.hello = true;
+        listening.handshake_timeout = 20 * MSEC;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        client_send(fd, "alic");
+        turns_until(&told.n_rejected, 1);
+        ck_assert_str_eq(told.cause, "handshake-timeout");
+        ck_assert_str_eq(told.state, "handshake");
+        ck_assert_str_eq(fake_log, "");
+        (void)close(fd);
+
+        listening.hello = false;
+        listening.idle_timeout = 20 * MSEC;
+        fd = client_new();
+        turns_until(&told.n_closed, 1);
+        ck_assert_str_eq(told.cause, "idle-timeout");
+        (void)close(fd);
+
+        listening.idle_timeout = USEC_INFINITY;
+        listening.max_age = 20 * MSEC;
+        fd = client_new();
+        turns_until(&told.n_closed, 2);
+        ck_assert_str_eq(told.cause, "max-age");
+        (void)close(fd);
+        finish();
+}
+END_TEST
+
+START_TEST(test_connection_hello)
+{
+        static const struct {
+                const char *bytes, *identity; /* NULL: refused */
+                uint64_t n_received;
+        } rows[] = {
+                { "alice\n", "alice", 6 },
+                { "alice\r\nand more", "alice", 15 },
+                { "-alice\n", NULL, 1 },
+                { "GET / HTTP/1.1\r\n", NULL, 4 },
+                { "12345678901234567\n", NULL, 17 },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                int fd;
+
+                begin();
+                listening.hello = true;
+                listen_at("127.0.0.1:7400");
+                fd = client_new();
+                turns(2);
+                client_send(fd, rows[i].bytes);
+                turns(3);
+                (void)close(fd);
+                turns_until(rows[i].identity ? &told.n_closed : &told.n_rejected, 1);
+                ck_assert_str_eq(told.cause, rows[i].identity ? "eof" : "protocol-error");
+                ck_assert_str_eq(told.identity, rows[i].identity ? rows[i].identity : "");
+                ck_assert_uint_eq(told.bytes_received, rows[i].n_received);
+                ck_assert_str_eq(fake_log, rows[i].identity ? "+a -a " : "");
+                finish();
+        }
+}
+END_TEST
+
+/* Whoever says nothing and goes is a probe. */
+START_TEST(test_connection_probe)
+{
+        begin();
+        listening.hello = true;
+        listen_at("127.0.0.1:7400");
+        client_end(client_new(), 'c');
+        turns_until(&told.n_rejected, 1);
+        ck_assert_int_eq(told.priority, LOG_DEBUG);
+        client_end(client_new(), 'r');
+        turns_until(&told.n_rejected, 2);
+        ck_assert_int_eq(told.priority, LOG_DEBUG);
+        ck_assert_str_eq(told.cause, "reset");
+        finish();
+}
+END_TEST
+
+/* The peer dies while its resources load: the load runs to its end and is then released. */
+START_TEST(test_connection_dies_while_loading)
+{
+        static const struct {
+                char how;
+                const char *bytes, *cause, *state;
+        } rows[] = {
+                { 'c', "", "eof", "loading" },
+                { 'h', "", "eof", "loading" },
+                { 'r', "", "reset", "loading" },
+                { 'r', "hello", "reset", "loading" },
+                { 'f', "hello", "reset", "loading" },
+                { 'c', "hello", "eof", "ready" }, /* a FIN behind unread bytes is kept until ready */
+                { 'h', "hello", "eof", "ready" },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                int fd;
+
+                begin();
+                resource.path = script_late;
+                listen_at("127.0.0.1:7400");
+                fd = client_new();
+                turns_until(&told.n_accepted, 1);
+                client_send(fd, rows[i].bytes);
+                turns(2);
+                client_end(fd, rows[i].how);
+                turns(3);
+                ck_assert_str_eq(fake_log, "+a ");
+                fake_complete(container_of(fake_pending.next, struct fake, link), 'o');
+                turns(2);
+                ck_assert_uint_eq(told.n_closed, 0);
+                ck_assert_str_eq(fake_log, "+a -a ");
+                fake_complete(container_of(fake_pending.next, struct fake, link), 'o');
+                turns_until(&told.n_closed, 1);
+                ck_assert_msg(streq(told.cause, rows[i].cause), "row %zu: %s", i, told.cause);
+                ck_assert_msg(streq(told.state, rows[i].state), "row %zu: %s", i, told.state);
+                ck_assert_uint_eq(told.bytes_received, strlen(rows[i].bytes));
+                if (rows[i].how == 'h')
+                        (void)close(fd);
+                finish();
+        }
+}
+END_TEST
+
+START_TEST(test_connection_load_fails)
+{
+        static char said[] = "s/o", late[] = "l/o";
+        int fd;
+
+        begin();
+        resource.path = said;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns_until(&told.n_closed, 1);
+        ck_assert_str_eq(told.cause, "load-failed");
+        ck_assert_str_eq(told.state, "loading");
+        ck_assert_str_eq(fake_log, "+a ");
+        (void)close(fd);
+
+        resource.path = late;
+        resource.load_timeout = 20 * MSEC;
+        fd = client_new();
+        turns_until(&told.n_closed, 2);
+        ck_assert_str_eq(told.cause, "load-timeout");
+        ck_assert_str_eq(fake_log, "+a +a !a -a ");
+        (void)close(fd);
+        finish();
+}
+END_TEST
+
+START_TEST(test_connection_greeting)
+{
+        static char greeting[] = "hello %h, %{a}";
+        char line[64];
+        ssize_t n;
+        int fd;
+
+        begin();
+        listening.hello = true;
+        listening.greeting = greeting;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        client_send(fd, "bob\n");
+        turns_until(&told.n_ready, 1);
+        n = recv(fd, line, sizeof(line) - 1, 0);
+        ck_assert_int_gt(n, 0);
+        line[n] = '\0';
+        ck_assert_str_eq(line, "hello bob, a\n");
+        (void)close(fd);
+        turns_until(&told.n_closed, 1);
+        ck_assert_str_eq(told.cause, "eof");
+        ck_assert_uint_eq(told.bytes_sent, (uint64_t)n);
+        finish();
+}
+END_TEST
+
+/* ---- many at once ---- */
+
+/* Slots and descriptor numbers are used again at once; no ending is taken for another one's. */
+START_TEST(test_connection_storm)
+{
+        enum { N = 400 };
+        int fds[16];
+        char hows[16];
+        unsigned n_new = 0, n_live = 0, n_eof = 0, n_reset = 0;
+
+        random_seed();
+        begin();
+        listen_at("127.0.0.1:7400");
+        while (n_new < N || n_live > 0) {
+                if (n_new < N && n_live < ARRAY_SIZE(fds) && random_below(2)) {
+                        fds[n_live] = client_new();
+                        hows[n_live++] = "crf"[random_below(3)];
+                        n_new++;
+                } else if (n_live > 0) {
+                        size_t i = random_below(n_live);
+
+                        if (random_below(2))
+                                client_send(fds[i], "hello");
+                        turns((unsigned)random_below(3));
+                        client_end(fds[i], hows[i]);
+                        *(hows[i] == 'c' ? &n_eof : &n_reset) += 1;
+                        n_live--;
+                        fds[i] = fds[n_live];
+                        hows[i] = hows[n_live];
+                }
+        }
+        turns_until(&told.n_closed, N);
+        ck_assert_uint_eq(told.n_eof, n_eof);
+        ck_assert_uint_eq(told.n_reset, n_reset);
+        ck_assert_uint_eq(n_fake_loads, N);
+        ck_assert_uint_eq(n_fake_releases, N);
+        finish();
+}
+END_TEST
+
+/* Echo to a peer that does not read: what we hold is bounded, others are served, nothing is lost. */
+START_TEST(test_connection_echo)
+{
+        static char bytes[65536];
+        size_t n_sent = 0, n_back = 0;
+        struct connection *c;
+        int fd, other_fd;
+        char byte;
+
+        begin();
+        listening.handler = HANDLER_ECHO;
+        listening.send_buffer = 16384;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns_until(&told.n_ready, 1);
+        c = only(CONNECTION_READY);
+        ck_assert_int_eq(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+        for (size_t i = 0; i < sizeof(bytes); i++)
+                bytes[i] = (char)(i * 7);
+        for (unsigned i = 0; i < 2000; i++) {
+                /* Each byte is a function of its place. */
+                ssize_t n = send(fd, bytes + n_sent % sizeof(bytes), sizeof(bytes) - n_sent % sizeof(bytes),
+                                 MSG_NOSIGNAL);
+
+                if (n > 0)
+                        n_sent += (size_t)n;
+                turns(1);
+                if (c->output)
+                        ck_assert_uint_le(c->output->n_bytes, 32768);
+        }
+        ck_assert_ptr_nonnull(c->output);
+
+        other_fd = client_new();
+        client_send(other_fd, "x");
+        turns_until(&told.n_ready, 2);
+        turns(2);
+        ck_assert_int_eq(recv(other_fd, &byte, 1, MSG_DONTWAIT), 1);
+        (void)close(other_fd);
+        turns_until(&told.n_closed, 1);
+
+        ck_assert_int_eq(shutdown(fd, SHUT_WR), 0); /* the FIN comes behind all of it */
+        while (told.n_closed < 2) {
+                static char back[65536];
+                ssize_t n = recv(fd, back, sizeof(back), 0);
+
+                for (ssize_t i = 0; i < n; i++)
+                        if (back[i] != bytes[(n_back + (size_t)i) % sizeof(bytes)])
+                                ck_abort_msg("byte %zu", n_back + (size_t)i);
+                if (n > 0)
+                        n_back += (size_t)n;
+                ck_assert_int_eq(loop_turn(loop, MSEC), 0);
+        }
+        for (ssize_t n; (n = recv(fd, bytes, sizeof(bytes), 0)) > 0;)
+                n_back += (size_t)n;
+        ck_assert_uint_eq(n_back, n_sent);
+        ck_assert_str_eq(told.cause, "eof");
+        ck_assert_uint_eq(told.bytes_received, n_sent);
+        ck_assert_uint_eq(told.bytes_sent, n_sent);
+        (void)close(fd);
+        finish();
+}
+END_TEST
+
+/* Full: the next one waits in the backlog, and is served when there is room. */
+START_TEST(test_connection_limit)
+{
+        int fds[3];
+
+        begin();
+        connections.n_max = 2;
+        listen_at("127.0.0.1:7400");
+        for (size_t i = 0; i < 3; i++)
+                fds[i] = client_new();
+        turns(4);
+        ck_assert_uint_eq(told.n_ready, 2);
+        ck_assert_uint_eq(told.n_paused, 1);
+        (void)close(fds[0]);
+        turns_until(&told.n_ready, 3);
+        turns(3);
+        ck_assert_uint_eq(connections.n_connections, 2);
+        (void)close(fds[1]);
+        (void)close(fds[2]);
+        turns_until(&told.n_closed, 3);
+        ck_assert_uint_eq(told.n_resumed, 1);
+        ck_assert_uint_eq(told.n_eof, 3);
+        finish();
+}
+END_TEST
+
+/* ---- the end of the daemon ---- */
+
+START_TEST(test_connection_shutdown)
+{
+        int fds[4];
+
+        begin();
+        listening.hello = true;
+        resource.path = script_late;
+        resource.max_concurrent = 1;
+        listen_at("127.0.0.1:7400");
+        for (size_t i = 0; i < 4; i++) {
+                fds[i] = client_new();
+                if (i > 0) /* the first one's handshake is not done */
+                        client_send(fds[i], "x\n");
+        }
+        turns(4);
+        ck_assert_uint_eq(told.n_accepted, 4);
+        ck_assert_str_eq(fake_log, "+a "); /* one loads, two wait for their turn */
+        connections_end_all(&connections);
+        connections_end_all(&connections); /* ended once */
+        turns(1);
+        ck_assert_uint_eq(told.n_rejected, 1);
+        ck_assert_uint_eq(told.n_closed, 2); /* those that waited have nothing to release */
+        ck_assert_str_eq(told.cause, "shutdown");
+        ck_assert_uint_eq(connections.n_connections, 1);
+
+        /* The daemon does not wait for the last one. */
+        connections_abandon_all(&connections);
+        turns(1);
+        ck_assert_uint_eq(connections.n_connections, 0);
+        ck_assert_uint_eq(leases.n_leases, 0);
+        told.n_closed++; /* no record was written of it: it is the next start's */
+        for (size_t i = 0; i < 4; i++)
+                (void)close(fds[i]);
+        finish();
+}
+END_TEST
+
+/* A listener goes while its connections live: they end as they were born. */
+START_TEST(test_connection_outlives_its_listener)
+{
+        int fd;
+
+        begin();
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns_until(&told.n_ready, 1);
+        listeners_close(&listeners);
+        ck_assert(!list_is_empty(&listeners.all));
+        client_send(fd, "still here");
+        turns(2);
+        (void)close(fd);
+        turns_until(&told.n_closed, 1);
+        ck_assert_uint_eq(told.bytes_received, 10);
+        ck_assert(list_is_empty(&listeners.all));
+        finish();
+}
+END_TEST
+
+/* ---- UNIX sockets ---- */
+
+START_TEST(test_connection_unix)
+{
+        char path[64];
+        struct stat st;
+        int fd;
+
+        (void)snprintf(path, sizeof(path), "/tmp/test-connection-%d.sock", getpid());
+        for (int is_abstract = 0; is_abstract < 2; is_abstract++) {
+                char abstract[64];
+
+                begin();
+                (void)snprintf(abstract, sizeof(abstract), "@test-connection-%d", getpid());
+                listen_at(is_abstract ? abstract : path);
+                if (!is_abstract) {
+                        ck_assert_int_eq(stat(path, &st), 0);
+                        ck_assert_uint_eq(st.st_mode & 07777, 0600);
+                }
+                fd = client_new_unix();
+                turns_until(&told.n_ready, 1);
+                ck_assert_int_eq(only(CONNECTION_READY)->peer_pid, getpid());
+                ck_assert_uint_eq(only(CONNECTION_READY)->peer_uid, getuid());
+                client_send(fd, "hello");
+                (void)close(fd);
+                turns_until(&told.n_closed, 1);
+                ck_assert_str_eq(told.cause, "eof");
+                ck_assert_uint_eq(told.bytes_received, 5);
+                finish();
+                ck_assert_int_eq(access(path, F_OK), -1); /* the file went with the listener */
+        }
+}
+END_TEST
+
+/* The kernel has no TCP_USER_TIMEOUT here: our own timer finds a peer that does not read. */
+START_TEST(test_connection_unix_stalled)
+{
+        static char bytes[65536];
+        int fd;
+
+        begin();
+        listening.handler = HANDLER_ECHO;
+        listening.detect_within = 30 * MSEC;
+        listen_at("@test-connection-stalled");
+        fd = client_new_unix();
+        ck_assert_int_eq(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+        while (told.n_closed == 0) {
+                (void)send(fd, bytes, sizeof(bytes), MSG_NOSIGNAL);
+                ck_assert_int_eq(loop_turn(loop, MSEC), 0);
+        }
+        ck_assert_str_eq(told.cause, "stalled");
+        ck_assert_str_eq(told.operation, "send");
+        (void)close(fd);
+        finish();
+}
+END_TEST
+
+UNIT_MAIN("connection", test_connection_endings, test_connection_half_closed, test_connection_timeouts,
+          test_connection_hello, test_connection_probe, test_connection_dies_while_loading,
+          test_connection_load_fails, test_connection_greeting, test_connection_storm, test_connection_echo,
+          test_connection_limit, test_connection_shutdown, test_connection_outlives_its_listener,
+          test_connection_unix, test_connection_unix_stalled)

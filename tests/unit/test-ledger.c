@@ -1,0 +1,715 @@
+/*
+ * What resource/ledger promises: whenever the daemon dies, the next start finds every lease as of its last
+ * complete block, releases what may be there, and puts aside what it cannot understand.
+ */
+#include "fake.h"
+
+#include "resource/ledger.h"
+#include <dirent.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#define RECORD_SIZE 8192
+#define ID          UINT64_C(0x6421f0a3b7c01)
+
+static char directory[64];
+static struct loop *loop;
+static struct ledger *ledger;
+static struct leases leases;
+static struct config config;
+
+/* ---- a directory for each test ---- */
+
+static const char *path_of(const char *subdirectory, const char *name)
+{
+        static char path[512];
+
+        (void)snprintf(path, sizeof(path), "%s/%s/%s", directory, subdirectory, name);
+        return path;
+}
+
+static void begin(void)
+{
+        (void)strcpy(directory, "/tmp/test-ledger-XXXXXX");
+        ck_assert_ptr_nonnull(mkdtemp(directory));
+        ck_assert_int_eq(loop_new(&loop), 0);
+        ck_assert_int_eq(ledger_open(&ledger, directory), 0);
+        leases_init(&leases, loop, NULL, ledger);
+        fake_log[0] = '\0';
+        n_messages = 0;
+}
+
+static int remove_one(const char *path, const struct stat *st _unused_, int flag _unused_,
+                      struct FTW *ftw _unused_)
+{
+        return remove(path);
+}
+
+static void finish(void)
+{
+        (void)leases_abandon(&leases);
+        leases_deinit(&leases);
+        ledger = ledger_free(ledger);
+        ck_assert_ptr_null(ledger);
+        loop = loop_free(loop);
+        ck_assert_int_eq(nftw(directory, remove_one, 8, FTW_DEPTH | FTW_PHYS), 0);
+        ck_assert_uint_eq(n_fakes, 0);
+        ck_assert_uint_eq(n_existing, 0);
+}
+
+static size_t read_record(const char *name, char text[static RECORD_SIZE])
+{
+        FILE *file = fopen(path_of("leases", name), "r");
+        size_t length;
+
+        text[0] = '\0';
+        if (!file)
+                return 0;
+        length = fread(text, 1, RECORD_SIZE - 1, file);
+        ck_assert_uint_lt(length, RECORD_SIZE - 1);
+        text[length] = '\0';
+        (void)fclose(file);
+        return length;
+}
+
+static void write_record(const char *name, const char *text, size_t length)
+{
+        FILE *file = fopen(path_of("leases", name), "w");
+
+        ck_assert_ptr_nonnull(file);
+        ck_assert_uint_eq(fwrite(text, 1, length, file), length);
+        ck_assert_int_eq(fclose(file), 0);
+}
+
+static unsigned n_records(const char *subdirectory)
+{
+        DIR *dir = opendir(path_of(subdirectory, ""));
+        unsigned n = 0;
+
+        ck_assert_ptr_nonnull(dir);
+        for (struct dirent *entry; (entry = readdir(dir));)
+                n += entry->d_name[0] != '.';
+        (void)closedir(dir);
+        return n;
+}
+
+/* ---- leases ---- */
+
+static struct lease *lease; /* the one that lives, or was found last */
+static uint64_t found_ids[64];
+static size_t n_found;
+
+static void forget_it(struct lease *settled, void *userdata _unused_)
+{
+        if (fake_hook)
+                fake_hook();
+        (void)lease_free(settled);
+        lease = NULL;
+}
+
+static void is_loaded(struct lease *loaded _unused_, void *userdata _unused_)
+{
+        if (fake_hook)
+                fake_hook();
+}
+
+static void release_it(struct lease *failed)
+{
+        static const struct event_ending ending = { .cause = "orphaned" };
+
+        lease_release(failed, &ending);
+}
+
+static void is_failed(struct lease *failed, enum lease_failure failure _unused_, void *userdata _unused_)
+{
+        if (fake_hook)
+                fake_hook();
+        release_it(failed);
+}
+
+static const struct lease_callbacks callbacks = { .loaded = is_loaded,
+                                                  .failed = is_failed,
+                                                  .settled = forget_it };
+
+static void found(struct lease *one, void *userdata)
+{
+        ck_assert_str_eq(userdata, "mine");
+        ck_assert(one->is_recovered);
+        found_ids[n_found++] = one->subject.id;
+        lease_set_callbacks(one, &callbacks, NULL);
+        lease = one;
+}
+
+static size_t restore(void)
+{
+        char mine[] = "mine";
+
+        n_found = 0;
+        lease = NULL;
+        ck_assert_int_eq(ledger_restore(ledger, &leases, NULL, found, mine), 0);
+        return n_found;
+}
+
+/* The daemon dies, and starts again. */
+static void crash(void)
+{
+        (void)leases_abandon(&leases);
+        lease = NULL;
+        leases_deinit(&leases);
+        ledger = ledger_free(ledger);
+        ck_assert_int_eq(ledger_open(&ledger, directory), 0);
+        leases_init(&leases, loop, NULL, ledger);
+        fake_log[0] = '\0';
+}
+
+static struct resource_config resources[3], *list[3];
+
+/* One script a resource; the third one is of a type that is not recorded. */
+static void new_lease(uint64_t id, char *const *scripts, size_t n)
+{
+        char listener[] = "presence", identity[] = "alice@example.org";
+        struct lease_subject subject = {
+                .id = id,
+                .listener = listener,
+                .identity = identity,
+                .remote = { .family = AF_INET, .port = 51514, .ip = { 192, 0, 2, 7 } },
+                .local = { .family = AF_INET6,
+                           .port = 7400,
+                           .ip = { [0] = 0x20, 0x01, 0x0d, 0xb8, [15] = 1 } },
+                .peer_pid = 77,
+                .peer_uid = (uid_t)-1,
+        };
+
+        for (size_t i = 0; i < n; i++)
+                list[i] = fake_resource(&resources[i], (char)('a' + i),
+                                        i == 2   ? RESOURCE_NONE
+                                        : i == 1 ? RESOURCE_EXEC
+                                                 : RESOURCE_DIRECTORY,
+                                        scripts[i]);
+        ck_assert_int_eq(lease_new(&lease, &leases, &config, list, n, &subject, &callbacks, NULL), 0);
+}
+
+static void complete_all(void)
+{
+        while (!list_is_empty(&fake_pending))
+                fake_complete(container_of(fake_pending.next, struct fake, link), 'o');
+}
+
+/* Releases what was found, retries included. */
+static void release_all(void)
+{
+        if (!lease)
+                return;
+        release_it(lease);
+        for (unsigned i = 0; lease && i < 20; i++) {
+                complete_all();
+                if (lease)
+                        wheel_run(loop_wheel(loop), wheel_next(loop_wheel(loop)));
+        }
+        ck_assert_ptr_null(lease);
+}
+
+/* ---- round trip ---- */
+
+START_TEST(test_ledger_round_trip)
+{
+        static char *const scripts[] = { "o/o", "o/o", "o/o" };
+        struct lease_subject subject;
+        uint64_t born_usec;
+        struct stat st;
+
+        begin();
+        new_lease(ID, scripts, 3);
+        resources[1].release_attempts = 3;
+        lease->claims[1].release_timeout_usec = 12345678;
+        lease_load(lease);
+        ck_assert_int_eq(stat(path_of("leases", "6421f0a3b7c01"), &st), 0);
+        ck_assert_uint_eq(st.st_mode & 07777, 0600);
+        ck_assert_int_eq(stat(path_of("leases", ""), &st), 0);
+        ck_assert_uint_eq(st.st_mode & 07777, 0700);
+        ck_assert_int_eq(stat(path_of("set-aside", ""), &st), 0);
+        ck_assert_uint_eq(st.st_mode & 07777, 0700);
+        subject = lease->subject;
+        born_usec = lease->born_usec;
+        crash();
+
+        ck_assert_uint_eq(restore(), 1);
+        ck_assert_uint_eq(lease->subject.id, ID);
+        ck_assert_str_eq(lease->subject.listener, "presence");
+        ck_assert_str_eq(lease->subject.identity, "alice@example.org");
+        ck_assert_mem_eq(&lease->subject.remote, &subject.remote, sizeof(subject.remote));
+        ck_assert_mem_eq(&lease->subject.local, &subject.local, sizeof(subject.local));
+        ck_assert_int_eq(lease->subject.peer_pid, 77);
+        ck_assert_uint_eq(lease->subject.peer_uid, (uid_t)-1);
+        ck_assert_uint_eq(lease->born_usec, born_usec);
+        ck_assert_uint_eq(lease->n_claims, 3);
+        ck_assert_int_eq(lease->claims[0].state, CLAIM_LOADED);
+        ck_assert_int_eq(lease->claims[1].state, CLAIM_LOADED);
+        ck_assert_int_eq(lease->claims[2].state, CLAIM_EMPTY);
+        ck_assert_str_eq(lease_value(lease, "b"), "b");
+        ck_assert_ptr_null(lease_value(lease, "c"));
+        ck_assert_ptr_nonnull(lease->claims[1].queue);
+        ck_assert_uint_eq(lease->claims[1].release_attempts, 3);
+        ck_assert_uint_eq(lease->claims[1].release_timeout_usec, 12345678);
+
+        release_all();
+        ck_assert_str_eq(fake_log, "-b -a ");
+        ck_assert_uint_eq(n_records("leases"), 0);
+        ck_assert_uint_eq(n_records("set-aside"), 0);
+        ck_assert_uint_eq(restore(), 0);
+        finish();
+}
+END_TEST
+
+START_TEST(test_ledger_addresses)
+{
+        static const struct address addresses[] = {
+                { .family = AF_UNIX },
+                { .family = AF_UNSPEC },
+                { .family = AF_INET, .port = 1, .ip = { 255, 255, 255, 255 } },
+                { .family = AF_INET6, .port = 65535, .ip = { 0xfd, [15] = 9 } },
+        };
+        static char *const scripts[] = { "o/o" };
+
+        for (size_t i = 0; i < ARRAY_SIZE(addresses); i++) {
+                begin();
+                new_lease(1 + i, scripts, 1);
+                lease->subject.remote = addresses[i];
+                lease_load(lease);
+                crash();
+                ck_assert_uint_eq(restore(), 1);
+                ck_assert_mem_eq(&lease->subject.remote, &addresses[i], sizeof(addresses[i]));
+                release_all();
+                finish();
+        }
+}
+END_TEST
+
+/* What leaves nothing behind needs no record. */
+START_TEST(test_ledger_not_recorded)
+{
+        static char *const scripts[] = { "s/o", "o/o", "o/o" };
+
+        begin();
+        new_lease(ID, scripts, 1);
+        resources[0].kind = RESOURCE_NONE;
+        lease->claims[0].type = resource_type_of(RESOURCE_NONE);
+        lease_load(lease);
+        ck_assert_ptr_null(lease);
+        ck_assert_uint_eq(n_records("leases"), 0);
+
+        new_lease(ID, scripts, 1);
+        ck_assert_int_eq(ledger_erase(ledger, lease), 0); /* there is none */
+        lease_load(lease);
+        ck_assert_ptr_null(lease);
+        ck_assert_uint_eq(n_records("leases"), 0); /* settled: erased */
+        finish();
+}
+END_TEST
+
+START_TEST(test_ledger_keeps_quarantined)
+{
+        static char *const scripts[] = { "o/o", "o/f" };
+
+        begin();
+        new_lease(ID, scripts, 2);
+        resources[1].release_attempts = 1;
+        lease->claims[1].release_attempts = 1;
+        lease_load(lease);
+        release_it(lease);
+        ck_assert_ptr_null(lease);
+        ck_assert_uint_eq(leases.n_quarantined, 1);
+        ck_assert_uint_eq(n_records("leases"), 1);
+        crash();
+        ck_assert_uint_eq(restore(), 1);
+        ck_assert_int_eq(lease->claims[0].state, CLAIM_EMPTY);
+        ck_assert_int_eq(lease->claims[1].state, CLAIM_LOADED);
+        ((struct fake *)lease->claims[1].data)->release = 'o';
+        release_all();
+        ck_assert_str_eq(fake_log, "-b ");
+        ck_assert_uint_eq(n_records("leases"), 0);
+        finish();
+}
+END_TEST
+
+START_TEST(test_ledger_order)
+{
+        static const uint64_t ids[] = { 0xff, 0x9, 0x100, 0x10, 0xfff, 0x1, UINT64_MAX >> 1, 0xa };
+        static char *const scripts[] = { "o/o" };
+
+        begin();
+        for (size_t i = 0; i < ARRAY_SIZE(ids); i++) {
+                new_lease(ids[i], scripts, 1);
+                lease_load(lease);
+        }
+        crash();
+        ck_assert_uint_eq(restore(), ARRAY_SIZE(ids));
+        for (size_t i = 1; i < ARRAY_SIZE(ids); i++)
+                ck_assert_uint_lt(found_ids[i - 1], found_ids[i]);
+        finish();
+}
+END_TEST
+
+/* ---- torn tails ---- */
+
+/* The naive reading of a record: the state of each claim in its last complete block. */
+static bool naive_states(const char *text, size_t length, char states[static 3][16])
+{
+        char block_state[16] = "";
+        unsigned n_blocks = 0, claim = 0;
+
+        memset(states, 0, 3 * 16);
+        for (size_t start = 0, end; start < length; start = end + 1) {
+                const char *newline = memchr(text + start, '\n', length - start);
+
+                if (!newline)
+                        break;
+                end = (size_t)(newline - text);
+                (void)sscanf(text + start, "claim=%u", &claim);
+                (void)sscanf(text + start, "state=%15[a-z]", block_state);
+                if (end == start + 1 && text[start] == '.' && n_blocks++ > 0)
+                        (void)strcpy(states[claim], block_state);
+        }
+        return n_blocks > 0;
+}
+
+static void check_states(char states[static 3][16])
+{
+        for (size_t i = 0; i < lease->n_claims; i++) {
+                bool is_held = states[i][0] && !streq(states[i], "empty");
+
+                ck_assert_int_eq(lease->claims[i].state, is_held ? CLAIM_LOADED : CLAIM_EMPTY);
+                ck_assert_int_eq(lease->claims[i].type != NULL, states[i][0] != '\0');
+        }
+}
+
+START_TEST(test_ledger_torn_at_every_byte)
+{
+        static char *const scripts[] = { "o/l", "o/o", "o/o" };
+        static char text[RECORD_SIZE];
+        unsigned n_leases_found = 0, n_aside = 0;
+        size_t length;
+
+        begin();
+        new_lease(ID, scripts, 3);
+        lease_load(lease);
+        release_it(lease); /* up to the first one, which takes its time */
+        length = read_record("6421f0a3b7c01", text);
+        ck_assert_ptr_nonnull(strstr(text, "state=loading"));
+        ck_assert_ptr_nonnull(strstr(text, "state=loaded"));
+        ck_assert_ptr_nonnull(strstr(text, "state=empty"));
+        finish();
+
+        for (size_t torn = 0; torn <= length; torn++) {
+                char states[3][16];
+                bool is_whole = naive_states(text, torn, states);
+
+                begin();
+                write_record("6421f0a3b7c01", text, torn);
+                ck_assert_uint_eq(restore(), is_whole);
+                if (!is_whole) {
+                        ck_assert_uint_eq(n_records("leases"), 0);
+                        ck_assert_uint_eq(n_records("set-aside"), 1);
+                        ck_assert_uint_eq(n_messages, 1);
+                        n_aside++;
+                        finish();
+                        continue;
+                }
+                n_leases_found++;
+                check_states(states);
+                /* What is written now is not taken for the end of what was torn. */
+                if (lease->claims[0].type) {
+                        ck_assert_int_eq(ledger_save(ledger, &lease->claims[0]), 0);
+                        crash();
+                        ck_assert_uint_eq(restore(), 1);
+                        check_states(states);
+                }
+                release_all();
+                ck_assert_uint_eq(n_records("leases"), 0);
+                ck_assert_uint_eq(n_records("set-aside"), 0);
+                finish();
+        }
+        ck_assert_uint_gt(n_leases_found, 300);
+        ck_assert_uint_gt(n_aside, 50);
+}
+END_TEST
+
+/* ---- a crash between any two writes ---- */
+
+enum { N_MOMENTS = 64 };
+
+static struct moment {
+        char record[RECORD_SIZE];
+        size_t length;
+        bool may_exist[3], is_under_way[3];
+} moments[N_MOMENTS];
+static size_t n_moments;
+
+static void remember(void)
+{
+        struct moment *moment = &moments[n_moments++];
+
+        ck_assert_uint_le(n_moments, N_MOMENTS);
+        *moment = (struct moment){ 0 };
+        moment->length = read_record("6421f0a3b7c01", moment->record);
+        for (size_t i = 0; i < lease->n_claims; i++) {
+                const struct fake *fake = lease->claims[i].data;
+
+                moment->may_exist[i] = fake && fake->may_exist && lease->claims[i].type->is_recorded;
+                moment->is_under_way[i] = fake && (fake->is_loading || fake->is_releasing);
+        }
+}
+
+static void check_moment(const struct moment *moment)
+{
+        bool is_held[3] = { false };
+
+        begin();
+        if (moment->length > 0)
+                write_record("6421f0a3b7c01", moment->record, moment->length);
+        (void)restore();
+        for (size_t i = 0; lease && i < lease->n_claims; i++)
+                is_held[i] = lease->claims[i].state == CLAIM_LOADED;
+        for (size_t i = 0; i < 3; i++) {
+                if (moment->may_exist[i])
+                        ck_assert_msg(is_held[i], "claim %zu would be lost", i);
+                if (is_held[i])
+                        ck_assert_msg(moment->may_exist[i] || moment->is_under_way[i],
+                                      "claim %zu is not there", i);
+        }
+        release_all();
+        ck_assert_uint_eq(n_records("leases"), 0);
+        ck_assert_uint_eq(n_records("set-aside"), 0);
+        finish();
+}
+
+START_TEST(test_ledger_crash_at_every_moment)
+{
+        static char *const rows[][3] = {
+                { "o/o", "o/o", "o/o" }, { "l/l", "l/l", "l/l" }, { "o/o", "f/o", "o/o" },
+                { "o/1", "o/1", "s/o" }, { "o/o", "s/o", "o/o" }, { "o/o", "v/l", "o/o" },
+                { "i/o", "o/o", "o/o" }, { "o/1", "i/o", "o/o" }, { "f/1", "o/o", "o/o" },
+        };
+        size_t n_all = 0;
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+                for (int is_cut = 0; is_cut < 2; is_cut++) { /* it ends while the first late one loads */
+                        begin();
+                        n_moments = 0;
+                        fake_hook = remember;
+                        new_lease(ID, rows[i], 3);
+                        remember();
+                        lease_load(lease);
+                        if (!is_cut)
+                                complete_all();
+                        if (lease && !lease->is_releasing)
+                                release_it(lease);
+                        for (unsigned k = 0; lease && k < 20; k++) {
+                                complete_all();
+                                if (lease)
+                                        wheel_run(loop_wheel(loop), wheel_next(loop_wheel(loop)));
+                        }
+                        ck_assert_ptr_null(lease);
+                        fake_hook = NULL;
+                        finish();
+                        for (size_t k = 0; k < n_moments; k++)
+                                check_moment(&moments[k]);
+                        n_all += n_moments;
+                }
+        ck_assert_uint_gt(n_all, 80);
+}
+END_TEST
+
+/* ---- what is not ours ---- */
+
+#define HEAD "tetherd-ledger 1\n"
+#define SUBJECT \
+        "connection=a\nlistener=x\nidentity=\nremote=unix\nlocal=unix\npeer_pid=0\npeer_uid=0\nborn=1\n"
+#define CLAIM "claim=0\nname=a\ntype=fake-directory\nstate=loaded\nrelease_attempts=3\nrelease_timeout=5\n"
+#define DATA  "release=o\\x0aback\\x5cslash\\x7f\n"
+
+START_TEST(test_ledger_foreign_records)
+{
+        static const struct {
+                const char *text;
+                bool is_good;
+        } rows[] = {
+                { HEAD SUBJECT "n_claims=1\n.\n" CLAIM DATA ".\n", true },
+                { HEAD SUBJECT "n_claims=1\n.\n", true },
+                { HEAD SUBJECT "n_claims=0\n.\n", true },
+                { HEAD SUBJECT "n_claims=1\n.\n" CLAIM DATA ".\n" CLAIM "torn", true },
+                { "", false },
+                { "\n", false },
+                { "garbage", false },
+                { HEAD, false },
+                { "tetherd-ledger 2\n" SUBJECT "n_claims=1\n.\n", false },
+                { HEAD SUBJECT ".\n", false }, /* how many claims? */
+                { HEAD SUBJECT "n_claims=1000000000\n.\n", false },
+                { HEAD SUBJECT "n_claims=-1\n.\n", false },
+                { HEAD SUBJECT "n_claims=1x\n.\n", false },
+                { HEAD ".\n", false },
+                { HEAD "connection=b\nlistener=x\nidentity=\npeer_pid=0\npeer_uid=0\nborn=1\nn_claims=0\n.\n",
+                  false },
+                { HEAD "listener=x\nidentity=\npeer_pid=0\npeer_uid=0\nborn=1\nn_claims=0\n.\n", false },
+                { HEAD "connection=a\nidentity=\npeer_pid=0\npeer_uid=0\nborn=1\nn_claims=0\n.\n", false },
+                { HEAD "connection=a\nlistener=x\npeer_pid=0\npeer_uid=0\nborn=1\nn_claims=0\n.\n", false },
+                { HEAD SUBJECT "n_claims=1\nno equals sign\n.\n", false },
+                { HEAD SUBJECT "n_claims=1\n.\n" CLAIM ".\n", false }, /* the type's own part is missing */
+                { HEAD SUBJECT "n_claims=0\n.\n" CLAIM DATA ".\n", false }, /* out of range */
+                { HEAD SUBJECT "n_claims=1\n.\n.\n", false },               /* an empty block */
+                { HEAD SUBJECT
+                  "n_claims=1\n.\nclaim=0\nname=a\ntype=unknown\nstate=loaded\nrelease_attempts=3\n"
+                  "release_timeout=5\n" DATA ".\n",
+                  false },
+                { HEAD SUBJECT "n_claims=1\n.\nclaim=0\nname=a\ntype=fake-directory\nstate=loaded\n"
+                               "release_attempts=0\nrelease_timeout=5\n" DATA ".\n",
+                  false },
+                { HEAD SUBJECT "n_claims=1\n.\nclaim=0\nname=a\ntype=fake-directory\nstate=loaded\n"
+                               "release_attempts=99999999999\nrelease_timeout=5\n" DATA ".\n",
+                  false },
+                { HEAD SUBJECT "n_claims=1\n.\nclaim=0\nname=a\nstate=loaded\nrelease_attempts=1\n"
+                               "release_timeout=5\n" DATA ".\n",
+                  false },
+                { HEAD SUBJECT
+                  "n_claims=1\n.\nname=a\ntype=fake-directory\nstate=loaded\nrelease_attempts=1\n"
+                  "release_timeout=5\n" DATA ".\n",
+                  false },
+                { HEAD SUBJECT "n_claims=1\n.\nclaim=0\nname=a\ntype=fake-directory\nstate=loaded\n"
+                               "release_attempts=1\n" DATA ".\n",
+                  false },
+                { HEAD SUBJECT "n_claims=1\n.\n" CLAIM "x=\\x\n" DATA ".\n", false }, /* bad escapes */
+                { HEAD SUBJECT "n_claims=1\n.\n" CLAIM "x=\\x0\n" DATA ".\n", false },
+                { HEAD SUBJECT "n_claims=1\n.\n" CLAIM "x=\\x00\n" DATA ".\n", false },
+                { HEAD SUBJECT "n_claims=1\n.\n" CLAIM "x=\\n\n" DATA ".\n", false },
+                { HEAD SUBJECT "n_claims=1\n.\n" CLAIM "x=\\xzz\n" DATA ".\n", false },
+                { HEAD SUBJECT "n_claims=1\n.\n" CLAIM "x=\\", true }, /* torn in there */
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                begin();
+                write_record("a", rows[i].text, strlen(rows[i].text));
+                write_record("b0", HEAD, strlen(HEAD)); /* a bad one does not hide the next */
+                ck_assert_msg(restore() == rows[i].is_good, "row %zu", i);
+                ck_assert_uint_eq(n_messages, 1 + !rows[i].is_good);
+                ck_assert_uint_eq(n_records("set-aside"), 1 + !rows[i].is_good);
+                release_all();
+                ck_assert_uint_eq(n_records("leases"), 0);
+                finish();
+        }
+}
+END_TEST
+
+START_TEST(test_ledger_foreign_files)
+{
+        static const char nul[] = HEAD "connection=a\0listener=x\n.\n";
+        static char *const scripts[] = { "o/o" };
+
+        begin();
+        new_lease(ID, scripts, 1);
+        lease_load(lease);
+        crash();
+        ck_assert_int_eq(mkdir(path_of("leases", "1"), 0700), 0);
+        ck_assert_int_eq(symlink("6421f0a3b7c01", path_of("leases", "2")), 0);
+        ck_assert_int_eq(mkfifo(path_of("leases", "3"), 0600), 0); /* which nobody waits for */
+        write_record("4", nul, sizeof(nul));
+        write_record("5", "", 0);
+        ck_assert_int_eq(truncate(path_of("leases", "5"), 5 * 1024 * 1024), 0);
+        write_record("README", "hello", 5);
+        write_record(".hidden", "hello", 5);
+
+        ck_assert_uint_eq(restore(), 1);
+        ck_assert_uint_eq(lease->subject.id, ID);
+        ck_assert_uint_eq(n_records("leases"), 1);
+        ck_assert_uint_eq(n_records("set-aside"), 6);
+        ck_assert_uint_eq(n_messages, 6);
+        ck_assert_int_eq(access(path_of("leases", ".hidden"), F_OK), 0);
+        release_all();
+        finish();
+}
+END_TEST
+
+/* ---- a disk that does not do its part ---- */
+
+START_TEST(test_ledger_open_errors)
+{
+        struct ledger *other = NULL;
+
+        begin();
+        ck_assert_int_eq(ledger_open(&other, path_of("not", "there")), -ENOENT);
+        ck_assert_int_eq(rmdir(path_of("set-aside", "")), 0);
+        ck_assert_int_eq(symlink("/tmp", path_of(".", "set-aside")), 0);
+        ck_assert_int_eq(ledger_open(&other, directory), -ENOTDIR);
+        ck_assert_int_eq(rmdir(path_of("leases", "")), 0);
+        ck_assert_int_eq(close(open(path_of(".", "leases"), O_CREAT | O_WRONLY | O_CLOEXEC, 0600)), 0);
+        ck_assert_int_eq(ledger_open(&other, directory), -ENOTDIR);
+        ck_assert_ptr_null(other);
+        ck_assert_ptr_null(ledger_free(NULL));
+        finish();
+}
+END_TEST
+
+/* Without the intent in the ledger nothing is done. */
+START_TEST(test_ledger_cannot_be_written)
+{
+        static char *const scripts[] = { "o/o", "o/o" };
+
+        begin();
+        ck_assert_int_eq(rmdir(path_of("leases", "")), 0);
+        new_lease(ID, scripts, 2);
+        lease_load(lease);
+        ck_assert_ptr_null(lease); /* failed and settled */
+        ck_assert_str_eq(fake_log, "");
+        ck_assert_str_eq(last_reason, "the ledger cannot be written");
+        ck_assert_uint_ge(n_messages, 1);
+        finish();
+}
+END_TEST
+
+/* The disk is full in the middle of a block, at every byte of it. */
+START_TEST(test_ledger_disk_full)
+{
+        static char *const scripts[] = { "o/o", "o/o" };
+        static char before[RECORD_SIZE], after[RECORD_SIZE];
+        struct rlimit limit, less;
+        size_t room = 0;
+        int r = -1;
+
+        (void)signal(SIGXFSZ, SIG_IGN);
+        ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+        less = limit;
+        for (; r < 0; room++) {
+                size_t length;
+
+                begin();
+                new_lease(ID, scripts, 2);
+                lease_load(lease);
+                length = read_record("6421f0a3b7c01", before);
+                less.rlim_cur = length + room;
+                ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &less), 0);
+
+                r = ledger_save(ledger, &lease->claims[0]);
+                ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+                if (r < 0) {
+                        ck_assert_int_eq(r, room == 0 ? -EFBIG : -ENOSPC);
+                        ck_assert_uint_eq(read_record("6421f0a3b7c01", after), length);
+                        ck_assert_str_eq(after, before);
+                }
+                crash();
+                ck_assert_uint_eq(restore(), 1);
+                release_all();
+                finish();
+        }
+        ck_assert_int_eq(r, 0); /* at last there was room for all of it */
+        ck_assert_uint_gt(room, 100);
+}
+END_TEST
+
+UNIT_MAIN("ledger", test_ledger_round_trip, test_ledger_addresses, test_ledger_not_recorded,
+          test_ledger_keeps_quarantined, test_ledger_order, test_ledger_torn_at_every_byte,
+          test_ledger_crash_at_every_moment, test_ledger_foreign_records, test_ledger_foreign_files,
+          test_ledger_open_errors, test_ledger_cannot_be_written, test_ledger_disk_full)
