@@ -24,7 +24,7 @@ CONFIG := $(addprefix config/,ini suggest keys number value section check print 
 SERVICE := $(addprefix service/,notify lock ids)
 RESOURCE := $(addprefix resource/,resource environment none tree directory exec lease ledger)
 HANDLER := handler/handler
-CONNECTION := $(addprefix connection/,cause admission handshake machine stream connection listener)
+CONNECTION := $(addprefix connection/,cause admission proxy handshake machine stream connection listener)
 DAEMON := $(addprefix daemon/,daemon reload)
 SOURCES := $(BASE) $(LOOP) $(JOURNAL) $(CONFIG) $(SERVICE) $(RESOURCE) $(HANDLER) $(CONNECTION) $(DAEMON) main
 
@@ -57,14 +57,15 @@ UNIT_slab := base/slab
 UNIT_cause := connection/cause
 UNIT_admission := $(addprefix base/,address span cidr rules slab) connection/admission
 UNIT_machine := connection/machine
-UNIT_handshake := connection/handshake
+UNIT_proxy := base/address connection/proxy
+UNIT_handshake := base/address connection/proxy connection/handshake
 UNIT_lock := service/lock
 UNIT_ids := service/ids
 UNIT_loop := loop/timer loop/loop
 UNIT_lease := base/address base/span base/words loop/timer loop/loop $(addprefix resource/,environment lease ledger)
 UNIT_ledger := $(UNIT_lease)
 UNIT_connection := $(BASE) loop/timer loop/loop $(addprefix resource/,environment lease ledger) $(HANDLER) $(CONNECTION)
-UNIT := timer span words address cidr config journal events notify child environment directory exec slab cause machine admission handshake lock ids loop lease ledger connection
+UNIT := timer span words address cidr config journal events notify child environment directory exec slab cause machine admission proxy handshake lock ids loop lease ledger connection
 
 define unit-test
 $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.o)

@@ -60,8 +60,8 @@ static const char *parse_rule(const char *text, struct rule *ret, char reason[st
         ret->kind = RULE_CIDR;
         int r = cidr_parse(text, &ret->cidr, reason);
         if (r == -EINVAL)
-                return "it must be an address, a CIDR such as 10.0.0.0/8, uid:N, user:NAME, gid:N or "
-                       "group:NAME";
+                return "it must be an address or a CIDR such as 10.0.0.0/8, or for UNIX sockets uid:N, "
+                       "user:NAME, gid:N or group:NAME";
         return r < 0 ? reason : NULL;
 }
 

@@ -66,7 +66,8 @@ static void find_resources(struct config *config, const struct section *section)
 
 /* What a template asks for. */
 struct needs {
-        char **names; /* %{name}; a strv */
+        unsigned flags; /* of the key */
+        char **names;   /* %{name}; a strv */
         bool is_per_connection;
         int error;
 };
@@ -74,7 +75,10 @@ struct needs {
 static const char *note_need(void *userdata, char letter, const char *name)
 {
         struct needs *needs = userdata;
+        bool has_cause = needs->flags & KEY_CAUSE;
 
+        if (has_cause && (letter == 'c' || letter == '{'))
+                return letter == 'c' ? "x" : NULL;
         if (letter == '{' && *name != '\0' && !strv_contains(needs->names, name) &&
             strv_append(&needs->names, name) < 0)
                 needs->error = -ENOMEM;
@@ -98,7 +102,7 @@ static void check_templates(struct config *config, const struct section *section
 {
         size_t n;
         char *const *templates = value_templates(key, section, &n);
-        struct needs needs = { 0 };
+        struct needs needs = { .flags = key->flags };
 
         for (size_t i = 0; i < n; i++) {
                 _cleanup_free_ char *reason = NULL;
@@ -128,7 +132,7 @@ static void check_order(struct config *config, const struct section *section, co
 {
         size_t n_templates;
         char *const *templates = value_templates(key, section, &n_templates);
-        struct needs needs = { 0 };
+        struct needs needs = { .flags = key->flags };
 
         for (size_t i = 0; i < n_templates; i++) {
                 _cleanup_free_ char *reason = NULL;
@@ -210,6 +214,57 @@ static void check_endpoint(struct config *config, const struct section *section,
         }
 }
 
+static bool listens_on(const struct listener_config *listener, bool is_ip)
+{
+        for (size_t i = 0; i < listener->n_endpoints; i++)
+                if (listener->endpoints[i].kind == ENDPOINT_SYSTEMD ||
+                    (listener->endpoints[i].kind == ENDPOINT_IP) == is_ip)
+                        return true;
+        return false;
+}
+
+/* Rules of a kind that no peer of this listener can have. */
+static void check_rules(struct config *config, const struct section *section, const char *key,
+                        const struct rules *rules)
+{
+        const struct listener_config *listener = section->object;
+
+        if (listener->n_endpoints == 0)
+                return;
+        if (rules_have(rules, RULE_CIDR) && !listens_on(listener, true))
+                section_fault(config, section, key,
+                              "%s: it names addresses, but [%s] listens on UNIX sockets only", key,
+                              section->text);
+        if ((rules_have(rules, RULE_USER) || rules_have(rules, RULE_GROUP)) && !listens_on(listener, false))
+                section_fault(config, section, key,
+                              "%s: it names users or groups, but [%s] listens on no UNIX socket", key,
+                              section->text);
+}
+
+static void check_admission(struct config *config, const struct section *section)
+{
+        const struct listener_config *listener = section->object;
+
+        check_rules(config, section, "allow", &listener->allow);
+        check_rules(config, section, "deny", &listener->deny);
+        if (!listener->proxy_protocol) {
+                if (section_given(section, "proxy_from"))
+                        section_fault(config, section, "proxy_from",
+                                      "proxy_from has no effect without proxy_protocol = yes");
+                return;
+        }
+        if (!section_given(section, "proxy_from"))
+                section_fault(config, section, "proxy_protocol",
+                              "proxy_protocol = yes needs proxy_from, the addresses of the proxies");
+        for (size_t i = 0; i < listener->n_endpoints; i++)
+                if (listener->endpoints[i].kind == ENDPOINT_UNIX ||
+                    listener->endpoints[i].kind == ENDPOINT_ABSTRACT)
+                        section_fault(config, section, "listen",
+                                      "listen: nobody could connect to %s: with proxy_protocol = yes only "
+                                      "the addresses of proxy_from may",
+                                      listener->endpoints[i].text);
+}
+
 static void check_listeners(struct config *config)
 {
         for (size_t i = 0; i < config->n_listeners; i++) {
@@ -220,6 +275,7 @@ static void check_listeners(struct config *config)
                         section_fault(config, section, "listen", "[%s] has no listen", section->text);
                 for (size_t k = 0; listener->enabled && k < listener->n_endpoints; k++)
                         check_endpoint(config, section, k);
+                check_admission(config, section);
                 find_resources(config, section);
                 check_listener_order(config, section);
         }

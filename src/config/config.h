@@ -11,6 +11,7 @@
 #include "base/address.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/rules.h"
 #include "base/util.h"
 #include "base/words.h"
 #include <stdio.h>
@@ -86,10 +87,17 @@ struct listener_config {
         uid_t socket_user;  /* (uid_t)-1: as created */
         gid_t socket_group; /* (gid_t)-1: as created */
         uint64_t max_connections;
+        uint64_t max_connections_per_source;
+        uint64_t accept_rate_per_source; /* a second */
+        struct rules allow;              /* empty: everyone */
+        struct rules deny;
+        bool proxy_protocol;
+        struct rules proxy_from; /* CIDRs only; empty without proxy_protocol */
         bool hello;
         size_t hello_max;
         uint64_t handshake_timeout;
         char *greeting; /* template; "" = none */
+        char *refusal;  /* template with %c, the cause, and without %{name}; "" = none */
         uint64_t idle_timeout;
         enum half_close half_close;
         uint64_t half_close_timeout;

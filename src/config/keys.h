@@ -27,6 +27,7 @@ enum key_type {
         KEY_COMMAND,     /* char **: words with specifiers */
         KEY_ENVIRONMENT, /* char **: NAME=value, with specifiers */
         KEY_ENDPOINTS,   /* the listener's endpoints */
+        KEY_RULES,       /* struct rules */
         KEY_NAMES,       /* the listener's resources */
         KEY_TEXT,        /* nothing: only for planned keys */
 };
@@ -36,6 +37,8 @@ enum key_flags {
         KEY_INFINITY = 1 << 1,      /* `infinity` is allowed, UINT64_MAX in the struct */
         KEY_WHOLE_SECONDS = 1 << 2, /* no fractions of a second */
         KEY_PLANNED = 1 << 3, /* not in this version: only the default is accepted, no field in the struct */
+        KEY_CIDRS = 1 << 4,   /* of rules, only CIDRs are allowed */
+        KEY_CAUSE = 1 << 5,   /* a template that is used at an ending: %c is known, %{name} is not */
 };
 
 /* What a change at a reload applies to. */

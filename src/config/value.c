@@ -199,6 +199,39 @@ static void set_endpoints(struct listener_config *listener, const char *text, co
                 add_endpoint(listener, items[i], entry, ini);
 }
 
+/* ---- rules ---- */
+
+static void add_rule(const struct key *key, struct rules *rules, const char *text,
+                     const struct ini_entry *entry, struct ini *ini)
+{
+        char reason[RULE_REASON_MAX];
+
+        int r = rules_add(rules, text, reason);
+        if (r == -EINVAL)
+                ini_fault_at(ini, entry, "%s = %s: %s", key->name, text, reason);
+        else if (r < 0)
+                ini->error = r;
+        else if (key->flags & KEY_CIDRS && rules->items[rules->n - 1].kind != RULE_CIDR)
+                ini_fault_at(ini, entry, "%s = %s: it must be an address or a CIDR", key->name, text);
+}
+
+static void set_rules(const struct key *key, void *object, const char *text, const struct ini_entry *entry,
+                      struct ini *ini)
+{
+        _cleanup_strv_free_ char **items = NULL;
+        struct rules *rules = field(key, object);
+        const char *reason;
+
+        rules_deinit(rules);
+        int r = list_split(text, &items, &reason);
+        if (r == -EINVAL)
+                fault(ini, entry, reason);
+        else if (r < 0)
+                ini->error = r;
+        for (size_t i = 0; r == 0 && items[i]; i++)
+                add_rule(key, rules, items[i], entry, ini);
+}
+
 /* ---- any ---- */
 
 /* systemd sets several directories as one list with colons; the first is ours. */
@@ -240,6 +273,9 @@ void value_set(const struct key *key, const struct section *section, const struc
         case KEY_ENDPOINTS:
                 set_endpoints(section->object, text, entry, ini);
                 break;
+        case KEY_RULES:
+                set_rules(key, section->object, text, entry, ini);
+                break;
         case KEY_NAMES: /* check.c: they may be in a file that is yet to come */
         case KEY_TEXT:
                 break;
@@ -259,6 +295,8 @@ void value_free(const struct key *key, void *object)
                 strv_free(*(char ***)field(key, object));
         else if (key->type == KEY_ENDPOINTS)
                 free_endpoints(object);
+        else if (key->type == KEY_RULES)
+                rules_deinit(field(key, object));
 }
 
 const char *value_text(const struct key *key, const struct section *section,

@@ -1,14 +1,13 @@
 /*
  * admission: promises O(1) work for each connection that comes or goes, whatever sources an attacker chooses,
  * and exact limits: in any span of time no more than rate + rate * span are admitted, and nobody who is slower
- * than the rate is turned away. It relies on getrandom(2) for a key that the table's hash is seeded with.
+ * than the rate is turned away. It relies on getentropy(3) for a key that the table's hash is seeded with.
  *
  * The table is a linear hash (Litwin, 1980): it grows by splitting one chain, not by moving everything at once,
  * for which the other connections would have to wait. It deliberately has no timer: what is not needed any more
  * is looked for when somebody comes.
  */
 #include "connection/admission.h"
-#include <sys/random.h>
 
 #define CHAINS_MIN 16 /* a power of two */
 #define N_DROPS    2
@@ -37,7 +36,7 @@ int sources_init(struct sources *sources)
 {
         struct siphash_key key;
 
-        if (getrandom(&key, sizeof(key), 0) != sizeof(key))
+        if (getentropy(&key, sizeof(key)) < 0)
                 return -errno;
         *sources = (struct sources){ .key = key };
         slab_init(&sources->slab, sizeof(struct source_entry));
@@ -82,7 +81,8 @@ static void redistribute(struct sources *sources, size_t chain)
 
         sources->chains[chain] = NULL;
         while (entry) {
-                struct source_entry *next = entry->next, **to = &sources->chains[chain_of(sources, &entry->key)];
+                struct source_entry *next = entry->next,
+                                    **to = &sources->chains[chain_of(sources, &entry->key)];
                 entry->next = *to;
                 *to = entry;
                 entry = next;
@@ -205,8 +205,8 @@ static struct source_key key_of(const struct peer *peer)
 /* What the bucket lacks now. The rate may have changed since the last token was taken. */
 static uint64_t missing_now(const struct source_entry *entry, uint64_t now_usec, uint64_t rate)
 {
-        uint64_t span_usec = now_usec > entry->taken_usec ? now_usec - entry->taken_usec : 0;
-        uint64_t missing = MIN(entry->missing, rate * TOKEN), filled = MIN(span_usec, USEC_PER_SEC) * rate;
+        uint64_t missing = MIN(entry->missing, rate * TOKEN);
+        uint64_t filled = MIN(now_usec - entry->taken_usec, USEC_PER_SEC) * rate;
 
         return missing > filled ? missing - filled : 0;
 }
@@ -271,11 +271,12 @@ int admission_decide(struct sources *sources, const struct listener_config *conf
                              config->accept_rate_per_source, ret_entry);
 }
 
-void sources_check(const struct sources *sources)
+size_t sources_check(const struct sources *sources)
 {
-        size_t n = 0, n_idle = 0, n_listed = 0;
+        size_t n = 0, n_idle = 0, n_listed = 0, longest = 0;
 
-        for (size_t i = 0; i < sources->n_chains; i++)
+        for (size_t i = 0; i < sources->n_chains; i++) {
+                size_t before = n;
                 for (const struct source_entry *entry = sources->chains[i]; entry; entry = entry->next) {
                         assert(chain_of(sources, &entry->key) == i && find(sources, &entry->key) == entry);
                         assert((entry->n_connections == 0) == list_is_linked(&entry->link));
@@ -283,10 +284,11 @@ void sources_check(const struct sources *sources)
                         n_idle += entry->n_connections == 0;
                         n++;
                 }
+                longest = MAX(longest, n - before);
+        }
         list_for_each (node, &sources->idle)
                 n_listed++;
         assert(n_idle == n_listed && n == sources->n_entries && n == sources->slab.n_objects);
-        assert(n == 0 || sources->n_chains >= CHAINS_MIN);
-        assert(n <= sources->n_chains || sources->n_chains == CHAINS_MIN || n <= sources->n_chains + 1);
-        assert(sources->n_chains <= MAX((size_t)CHAINS_MIN, 2 * n));
+        assert(n <= sources->n_chains && sources->n_chains <= MAX((size_t)CHAINS_MIN, 2 * n));
+        return longest;
 }

@@ -41,7 +41,7 @@ struct sources {
         struct siphash_key key;
 };
 
-/* 0, or the negative errno of getrandom(2). Without limits it never allocates. */
+/* 0, or the negative errno of getentropy(3). Without limits nothing is ever allocated. */
 int sources_init(struct sources *sources);
 /* Asserts that every connection has left. */
 void sources_deinit(struct sources *sources);
@@ -57,5 +57,5 @@ int admission_decide(struct sources *sources, const struct listener_config *conf
 /* A connection that was granted is gone; takes NULL. */
 void sources_leave(struct sources *sources, struct source_entry *entry);
 
-/* For tests: asserts every invariant. */
-void sources_check(const struct sources *sources);
+/* For tests: asserts every invariant; returns the length of the longest chain. */
+size_t sources_check(const struct sources *sources);

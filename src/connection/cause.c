@@ -89,6 +89,8 @@ static const struct {
                                        "half closed for too long" },
         [CAUSE_MAX_AGE] = { "max-age", LOCAL, false, OPERATION_RECEIVE, "reached its maximum age" },
         [CAUSE_PROTOCOL_ERROR] = { "protocol-error", PEER, false, OPERATION_HANDSHAKE, "bad handshake" },
+        [CAUSE_DENIED] = { "denied", LOCAL, false, OPERATION_ACCEPT, "denied by a rule" },
+        [CAUSE_LIMIT] = { "limit", LOCAL, false, OPERATION_ACCEPT, "over a limit of its source" },
         [CAUSE_LOAD_FAILED] = { "load-failed", LOCAL, false, OPERATION_HANDSHAKE,
                                 "a resource could not be loaded" },
         [CAUSE_LOAD_TIMEOUT] = { "load-timeout", LOCAL, false, OPERATION_HANDSHAKE,
@@ -119,6 +121,12 @@ const char *cause_initiator(enum cause cause)
 const char *cause_sentence(enum cause cause)
 {
         return causes[cause].sentence;
+}
+
+bool cause_is_refusal(enum cause cause)
+{
+        return cause == CAUSE_DENIED || cause == CAUSE_LIMIT || cause == CAUSE_LOAD_FAILED ||
+               cause == CAUSE_LOAD_TIMEOUT;
 }
 
 bool cause_is_ordinary(enum cause cause)

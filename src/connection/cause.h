@@ -21,6 +21,8 @@ enum cause {
         CAUSE_HALF_CLOSE_TIMEOUT,
         CAUSE_MAX_AGE,
         CAUSE_PROTOCOL_ERROR,
+        CAUSE_DENIED,
+        CAUSE_LIMIT,
         CAUSE_LOAD_FAILED,
         CAUSE_LOAD_TIMEOUT,
         CAUSE_HANDLER,
@@ -71,6 +73,9 @@ const char *cause_name(enum cause cause);
 const char *cause_initiator(enum cause cause);
 const char *cause_sentence(enum cause cause);
 const char *operation_name(enum operation operation);
+
+/* Whether this refuses the client, which is then told so (`refusal`). */
+bool cause_is_refusal(enum cause cause);
 
 /* Whether `closed` with this cause is nothing remarkable (info rather than notice). */
 bool cause_is_ordinary(enum cause cause);

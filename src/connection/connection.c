@@ -13,6 +13,8 @@
 #include <poll.h>
 #include <stdio.h>
 
+#define PEER_GROUPS_MAX 1024 /* of a UNIX peer; with more of them no `group` rule matches */
+
 static void connection_timer(struct timer *timer);
 
 int connections_init(struct connections *connections, struct loop *loop, struct journal *journal,
@@ -53,11 +55,6 @@ static struct loop *loop_of(const struct connection *c)
 static uint64_t now(const struct connection *c)
 {
         return loop_now(loop_of(c));
-}
-
-bool connection_is_unix(const struct connection *c)
-{
-        return c->remote.family == AF_UNIX;
 }
 
 struct connection *connection_new(struct connections *connections)
@@ -109,7 +106,7 @@ static struct deadline connection_deadline(const struct connection *c)
                 break;
         }
         /* TCP_USER_TIMEOUT does this for TCP. */
-        if (c->output && connection_is_unix(c))
+        if (c->output && c->is_unix)
                 deadline_consider(&deadline, c->output->blocked_usec, c->config->detect_within,
                                   CAUSE_STALLED);
         return deadline;
@@ -166,9 +163,9 @@ static void connection_local(const struct connection *c, struct address *ret)
         socklen_t length = sizeof(address);
 
         *ret = (struct address){ .family = AF_UNSPEC };
-        if (!connection_is_unix(c) && getsockname(c->source.fd, &address.sa, &length) == 0)
+        if (!c->is_unix && getsockname(c->fd, &address.sa, &length) == 0)
                 address_from_socket(ret, &address, length);
-        else if (connection_is_unix(c))
+        else if (c->is_unix)
                 ret->family = AF_UNIX;
 }
 
@@ -185,11 +182,19 @@ static struct event_connection connection_facts(const struct connection *c, cons
         };
 }
 
-/* Connected, said nothing, closed during the handshake: a port scan or a health check. */
+/* Connected, said nothing, closed during the handshake: a port scan; or a proxy that looks after us. */
 static bool is_probe(const struct connection *c, const struct ending *ending)
 {
-        return c->state == CONNECTION_HANDSHAKE && c->bytes_received == 0 &&
-               (ending->cause == CAUSE_EOF || ending->cause == CAUSE_RESET);
+        if (c->state != CONNECTION_HANDSHAKE || (ending->cause != CAUSE_EOF && ending->cause != CAUSE_RESET))
+                return false;
+        return c->bytes_received == 0 || (c->handshake && handshake_is_local(c->handshake));
+}
+
+static const char *connection_sentence(const struct connection *c, const struct ending *ending)
+{
+        if (ending->cause == CAUSE_PROTOCOL_ERROR && c->handshake)
+                return handshake_fault(c->handshake);
+        return cause_sentence(ending->cause);
 }
 
 static struct event_ending connection_obituary(const struct connection *c, const struct ending *ending)
@@ -202,7 +207,7 @@ static struct event_ending connection_obituary(const struct connection *c, const
                 .initiator = cause_initiator(ending->cause),
                 .operation = operation_name(ending->operation),
                 .state = connection_state_name(c->state),
-                .sentence = cause_sentence(ending->cause),
+                .sentence = connection_sentence(c, ending),
                 .error = ending->error,
                 .priority = is_probe(c, ending)                             ? LOG_DEBUG
                             : is_shaken && cause_is_ordinary(ending->cause) ? LOG_INFO
@@ -215,15 +220,67 @@ static struct event_ending connection_obituary(const struct connection *c, const
                 .bytes_sent = c->bytes_sent,
         };
 
-        if (!connection_is_unix(c) && event_is_wanted(shared(c)->journal, obituary.priority, true)) {
+        if (!c->is_unix && event_is_wanted(shared(c)->journal, obituary.priority, true)) {
                 struct tcp_info info = { 0 };
                 socklen_t length = sizeof(info);
 
-                obituary.has_tcp_info = getsockopt(c->source.fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0;
+                obituary.has_tcp_info = getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0;
                 obituary.rtt_usec = info.tcpi_rtt;
                 obituary.retransmits = info.tcpi_total_retrans;
         }
         return obituary;
+}
+
+/* ---- what is said to the peer ---- */
+
+struct template_scope {
+        const struct connection *c;
+        enum cause cause; /* of a refusal */
+        char buffer[ADDRESS_TEXT_MAX];
+};
+
+static const char *template_specifier(void *userdata, char letter, const char *name)
+{
+        struct template_scope *scope = userdata;
+        const struct connection *c = scope->c;
+
+        switch (letter) {
+        case 'i':
+                (void)snprintf(scope->buffer, sizeof(scope->buffer), "%" PRIx64, c->id);
+                return scope->buffer;
+        case 'l':
+                return c->config->name;
+        case 'a':
+                return address_host(&c->remote, scope->buffer);
+        case 'p':
+                if (c->remote.family == AF_UNIX)
+                        return "";
+                (void)snprintf(scope->buffer, sizeof(scope->buffer), "%" PRIu16, c->remote.port);
+                return scope->buffer;
+        case 'h':
+                return c->identity ? c->identity : "";
+        case 'c':
+                return scope->cause == CAUSE_NONE ? NULL : cause_name(scope->cause);
+        case '{':
+                return c->state >= CONNECTION_LOADING && c->lease ? lease_value(c->lease, name) : NULL;
+        default:
+                return NULL;
+        }
+}
+
+/* The template as a line; "" for an empty one. NULL: out of memory. */
+static char *connection_line(const struct connection *c, const char *template, enum cause cause)
+{
+        struct template_scope scope = { .c = c, .cause = cause };
+        _cleanup_free_ char *text = NULL, *reason = NULL;
+        char *line;
+
+        if (template[0] == '\0')
+                return strdup("");
+        if (specifier_expand(template, 0, template_specifier, &scope, &text, &reason) < 0 ||
+            asprintf(&line, "%s\n", text) < 0)
+                return NULL;
+        return line;
 }
 
 /* ---- the end ---- */
@@ -234,6 +291,7 @@ static void connection_bury(struct grave *grave)
         struct connections *connections = shared(c);
 
         config_unref(c->config->config);
+        sources_leave(&c->listener->sources, c->source_entry);
         listener_leave(c->listener);
         free(c->identity);
         connection_free(connections, c);
@@ -244,12 +302,18 @@ static void connection_bury(struct grave *grave)
 
 static void connection_close_socket(struct connection *c)
 {
-        int fd = c->source.fd;
-
         source_deinit(&c->source, loop_of(c));
-        (void)fd_close(fd);
+        c->fd = fd_close(c->fd);
         free(c->output);
         c->output = NULL;
+}
+
+static void connection_refuse(struct connection *c, enum cause cause)
+{
+        _cleanup_free_ char *line = connection_line(c, c->config->refusal, cause);
+
+        if (line && line[0])
+                stream_say_last(c, line);
 }
 
 static void connection_close(struct connection *c)
@@ -283,12 +347,13 @@ void connection_end(struct connection *c, struct ending ending)
 
         if (!lease && event_is_wanted(shared(c)->journal, obituary.priority, true))
                 connection_local(c, &local);
+        if (cause_is_refusal(ending.cause))
+                connection_refuse(c, ending.cause);
         connection_close_socket(c);
         if (edge.action == ACTION_REJECT) {
                 struct event_connection facts = connection_facts(c, &local);
 
-                if (c->handshake)
-                        handshake_free(c->handshake);
+                handshake_free(c->handshake);
                 event_rejected(shared(c)->journal, &facts, &obituary);
                 connection_close(c);
                 return;
@@ -308,7 +373,7 @@ static void connection_timer(struct timer *timer)
 {
         struct connection *c = container_of(timer, struct connection, timer);
         struct deadline deadline = connection_deadline(c);
-        struct pollfd poll_fd = { .fd = c->source.fd, .events = POLLIN | POLLRDHUP };
+        struct pollfd poll_fd = { .fd = c->fd, .events = POLLIN | POLLRDHUP };
 
         if (deadline.usec > now(c)) {
                 timer_arm(loop_wheel(loop_of(c)), &c->timer, deadline.usec);
@@ -325,23 +390,83 @@ static void connection_timer(struct timer *timer)
 
 /* ---- what is done on the way into a state ---- */
 
+static void connection_find_peer(struct connection *c, struct peer *peer,
+                                 gid_t groups[static PEER_GROUPS_MAX])
+{
+        const struct listener_config *config = c->config;
+        struct ucred credentials;
+        socklen_t length = sizeof(credentials), groups_length = PEER_GROUPS_MAX * sizeof(gid_t);
+
+        if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0) {
+                peer->uid = credentials.uid;
+                peer->gid = credentials.gid;
+        }
+        if ((rules_have(&config->allow, RULE_GROUP) || rules_have(&config->deny, RULE_GROUP)) &&
+            getsockopt(c->fd, SOL_SOCKET, SO_PEERGROUPS, groups, &groups_length) == 0) {
+                peer->groups = groups;
+                peer->n_groups = groups_length / sizeof(gid_t);
+        }
+}
+
+/* Who it is, is known: from the socket, or from a PROXY header. Ends the connection where it may not come in. */
+static bool connection_admit(struct connection *c)
+{
+        gid_t groups[PEER_GROUPS_MAX];
+        struct peer peer = { .address = &c->remote, .uid = (uid_t)-1, .gid = (gid_t)-1 };
+        int r;
+
+        if (c->is_unix)
+                connection_find_peer(c, &peer, groups);
+        r = admission_decide(&c->listener->sources, c->config, &peer, now(c), &c->source_entry);
+        if (r == ADMISSION_GRANTED)
+                return true;
+        connection_end(c, r < 0                   ? cause_local(CAUSE_EXHAUSTED, -r)
+                          : r == ADMISSION_DENIED ? cause_local(CAUSE_DENIED, 0)
+                                                  : cause_local(CAUSE_LIMIT, 0));
+        return false;
+}
+
+/* Only the proxies that the configuration names may say who somebody else is. */
+static bool connection_admit_proxy(struct connection *c)
+{
+        const struct peer proxy = { .address = &c->remote, .uid = (uid_t)-1, .gid = (gid_t)-1 };
+
+        if (rules_match(&c->config->proxy_from, &proxy))
+                return true;
+        connection_end(c, cause_local(CAUSE_DENIED, 0));
+        return false;
+}
+
+static void connection_begin_handshake(struct connection *c)
+{
+        const struct listener_config *config = c->config;
+
+        if (!config->hello && !config->proxy_protocol) {
+                connection_shaken(c);
+                return;
+        }
+        if (handshake_new(&c->handshake, config->proxy_protocol, config->hello, config->hello_max) < 0)
+                connection_end(c, cause_local(CAUSE_EXHAUSTED, ENOMEM));
+}
+
 void connection_shaken(struct connection *c)
 {
+        struct address destination;
+
+        if (c->handshake && handshake_is_local(c->handshake)) {
+                connection_end(c, cause_local(CAUSE_EOF, 0));
+                return;
+        }
+        if (c->config->proxy_protocol) {
+                (void)handshake_proxied(c->handshake, &c->remote, &destination);
+                if (!connection_admit(c))
+                        return;
+        }
         if (c->handshake)
                 c->identity = handshake_take_identity(c->handshake);
         c->handshake = handshake_free(c->handshake);
         c->shaken_usec = now(c);
         connection_step(c, EVENT_SHAKEN);
-}
-
-static void connection_begin_handshake(struct connection *c)
-{
-        if (!c->config->hello) {
-                connection_shaken(c);
-                return;
-        }
-        if (handshake_new(&c->handshake, c->config->hello_max) < 0)
-                connection_end(c, cause_local(CAUSE_EXHAUSTED, ENOMEM));
 }
 
 static void lease_is_loaded(struct lease *lease _unused_, void *userdata)
@@ -394,53 +519,9 @@ static void connection_load(struct connection *c)
         lease_load(c->lease);
 }
 
-struct greeting_scope {
-        const struct connection *c;
-        char buffer[ADDRESS_TEXT_MAX];
-};
-
-static const char *greeting_specifier(void *userdata, char letter, const char *name)
-{
-        struct greeting_scope *scope = userdata;
-        const struct connection *c = scope->c;
-
-        switch (letter) {
-        case 'i':
-                (void)snprintf(scope->buffer, sizeof(scope->buffer), "%" PRIx64, c->id);
-                return scope->buffer;
-        case 'l':
-                return c->config->name;
-        case 'a':
-                return address_host(&c->remote, scope->buffer);
-        case 'p':
-                if (connection_is_unix(c))
-                        return "";
-                (void)snprintf(scope->buffer, sizeof(scope->buffer), "%" PRIu16, c->remote.port);
-                return scope->buffer;
-        case 'h':
-                return c->identity ? c->identity : "";
-        case '{':
-                return c->lease ? lease_value(c->lease, name) : NULL;
-        default:
-                return NULL;
-        }
-}
-
-static int connection_send_greeting(struct connection *c)
-{
-        struct greeting_scope scope = { .c = c };
-        _cleanup_free_ char *text = NULL, *line = NULL, *reason = NULL;
-
-        if (c->config->greeting[0] == '\0')
-                return 0;
-        if (specifier_expand(c->config->greeting, 0, greeting_specifier, &scope, &text, &reason) < 0 ||
-            asprintf(&line, "%s\n", text) < 0)
-                return -ENOMEM;
-        return stream_send((struct handler_peer *)c, line, strlen(line));
-}
-
 static void connection_serve(struct connection *c)
 {
+        _cleanup_free_ char *line = NULL;
         int r;
 
         if (event_is_wanted(shared(c)->journal, LOG_INFO, false)) {
@@ -452,7 +533,8 @@ static void connection_serve(struct connection *c)
                 event_ready(shared(c)->journal, &facts, c->shaken_usec - c->accepted_usec,
                             c->ready_usec - c->shaken_usec);
         }
-        r = connection_send_greeting(c);
+        line = connection_line(c, c->config->greeting, CAUSE_NONE);
+        r = !line ? -ENOMEM : line[0] ? stream_send((struct handler_peer *)c, line, strlen(line)) : 0;
         if (r < 0)
                 stream_break(c, -r);
 }
@@ -490,14 +572,17 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
         c->config = listener->config;
         (void)config_ref(c->config->config);
         c->id = connections->next_id++;
+        c->fd = fd;
+        c->source.fd = -1;
         c->remote = *remote;
+        c->is_unix = remote->family == AF_UNIX;
         c->accepted_usec = c->received_usec = now(c);
         c->state = CONNECTION_ACCEPT;
         list_init(&c->link);
         timer_init(&c->timer, connection_timer);
         connections->n_connections++;
         connections->n_accepted++;
-        if (connection_is_unix(c)) {
+        if (c->is_unix) {
                 struct ucred peer = { 0 };
                 socklen_t length = sizeof(peer);
 
@@ -506,16 +591,6 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
                 c->peer_uid = peer.uid;
         }
 
-        r = source_init(&c->source, connections->loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, 0, stream_event);
-        if (r < 0) {
-                (void)fd_close(fd);
-                connection_end(c, (struct ending){
-                                          .cause = errno_is_exhaustion(-r) ? CAUSE_EXHAUSTED : CAUSE_ERROR,
-                                          .operation = OPERATION_ACCEPT,
-                                          .error = -r,
-                                  });
-                return;
-        }
         if (event_is_wanted(connections->journal, LOG_DEBUG, false)) {
                 struct address local;
 
@@ -524,14 +599,25 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
 
                 event_accepted(connections->journal, &facts);
         }
+        if (c->config->proxy_protocol ? !connection_admit_proxy(c) : !connection_admit(c))
+                return;
+        r = source_init(&c->source, connections->loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, 0, stream_event);
+        if (r < 0) {
+                connection_end(c, (struct ending){
+                                          .cause = errno_is_exhaustion(-r) ? CAUSE_EXHAUSTED : CAUSE_ERROR,
+                                          .operation = OPERATION_ACCEPT,
+                                          .error = -r,
+                                  });
+                return;
+        }
         connection_step(c, EVENT_ADMITTED);
 }
 
 void connections_end_all(struct connections *connections)
 {
         for (enum connection_state state = CONNECTION_HANDSHAKE; state < CONNECTION_RELEASING; state++)
-                list_for_each (node, &connections->states[state])
-                        connection_end(container_of(node, struct connection, link),
+                while (!list_is_empty(&connections->states[state]))
+                        connection_end(container_of(connections->states[state].next, struct connection, link),
                                        cause_local(CAUSE_SHUTDOWN, 0));
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/address.h"
 #include "base/slab.h"
+#include "connection/admission.h"
 #include "connection/cause.h"
 #include "connection/handshake.h"
 #include "connection/machine.h"
@@ -56,8 +57,9 @@ struct connection {
                 struct handshake *handshake; /* in state handshake; NULL: nothing has to be said */
                 struct lease *lease;         /* from loading on; NULL: no resources */
         };
-        struct output *output; /* NULL: nothing unsent */
-        char *identity;        /* NULL: none */
+        struct output *output;             /* NULL: nothing unsent */
+        char *identity;                    /* NULL: none */
+        struct source_entry *source_entry; /* where it is counted (admission.h); NULL: nowhere */
         uint64_t id;
         uint64_t accepted_usec;
         uint64_t shaken_usec;
@@ -70,7 +72,9 @@ struct connection {
         pid_t peer_pid; /* UNIX sockets */
         uid_t peer_uid;
         uint32_t paused_msec; /* since received_usec we did not want to read for so long */
-        uint8_t state;        /* enum connection_state */
+        int fd;
+        uint8_t state; /* enum connection_state */
+        bool is_unix;  /* its socket; `remote` may be what a PROXY header says */
 };
 
 int connections_init(struct connections *connections, struct loop *loop, struct journal *journal,
@@ -97,8 +101,6 @@ void connections_end_all(struct connections *connections);
 void connections_abandon_all(struct connections *connections);
 
 /* ---- for stream.c ---- */
-
-bool connection_is_unix(const struct connection *connection);
 
 /* Takes the edge of the state machine; not for endings. The connection may be closed when it returns. */
 void connection_step(struct connection *connection, enum connection_event event);

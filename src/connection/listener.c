@@ -42,6 +42,7 @@ static void listener_free_if_unused(struct listener *listener)
                 return;
         assert(list_is_empty(&listener->sockets));
         list_unlink(&listener->link);
+        sources_deinit(&listener->sources);
         config_unref(listener->config->config);
         free(listener);
 }
@@ -378,8 +379,10 @@ struct listener_plan *listener_plan_free(struct listener_plan *plan)
                 return NULL;
         for (struct list *node; (node = list_take_first(&plan->opened));)
                 listening_socket_free(plan->listeners, container_of(node, struct listening_socket, link));
-        if (plan->is_new)
+        if (plan->is_new) {
+                sources_deinit(&plan->listener->sources);
                 free(plan->listener);
+        }
         config_unref(plan->config->config);
         free(plan->kept);
         free(plan);
@@ -400,9 +403,15 @@ static struct listener *listener_find(struct listeners *listeners, const char *n
 static int listener_new(struct listeners *listeners, struct listener **ret_listener)
 {
         struct listener *listener = calloc(1, sizeof(*listener));
+        int r;
 
         if (!listener)
                 return -ENOMEM;
+        r = sources_init(&listener->sources);
+        if (r < 0) {
+                free(listener);
+                return r;
+        }
         list_init(&listener->link);
         list_init(&listener->sockets);
         listener->listeners = listeners;

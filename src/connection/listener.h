@@ -38,6 +38,7 @@ struct listener {
         struct connections *connections;
         struct listener_config *config; /* that new connections are born with */
         struct list sockets;
+        struct sources sources;
         size_t n_connections;
         uint64_t n_accepted;
         bool is_paused;

@@ -26,9 +26,9 @@ static void end_observed(struct connection *c, enum operation operation, int err
         };
         socklen_t length = sizeof(observation.info);
 
-        if (!connection_is_unix(c) && cause_needs_info(error ? error : socket_error))
+        if (!c->is_unix && cause_needs_info(error ? error : socket_error))
                 observation.has_info =
-                        getsockopt(c->source.fd, IPPROTO_TCP, TCP_INFO, &observation.info, &length) == 0;
+                        getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &observation.info, &length) == 0;
         connection_end(c, cause_decide(&observation));
 }
 
@@ -37,7 +37,7 @@ static int socket_error_of(const struct connection *c)
         int error = 0;
         socklen_t length = sizeof(error);
 
-        return getsockopt(c->source.fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0 ? errno : error;
+        return getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0 ? errno : error;
 }
 
 static void count_received(struct connection *c, size_t n)
@@ -47,18 +47,26 @@ static void count_received(struct connection *c, size_t n)
         c->paused_msec = 0;
 }
 
+/* Takes what has come, and is not wanted any more; returns what the last recv said. */
+static ssize_t drain(struct connection *c)
+{
+        ssize_t n = 1;
+
+        for (int i = 0; i < DRAIN_BUDGET && n > 0; i++) {
+                n = recv(c->fd, shared(c)->scratch, STREAM_READ_MAX, 0);
+                if (n > 0)
+                        count_received(c, (size_t)n);
+        }
+        return n;
+}
+
 /*
  * The connection is broken: what came before it broke is counted, and where no call has said why yet, recv does.
  */
 static void end_broken(struct connection *c, enum operation operation, int error)
 {
-        ssize_t n = 1;
+        ssize_t n = drain(c);
 
-        for (int i = 0; i < DRAIN_BUDGET && n > 0; i++) {
-                n = recv(c->source.fd, shared(c)->scratch, STREAM_READ_MAX, 0);
-                if (n > 0)
-                        count_received(c, (size_t)n);
-        }
         if (error)
                 end_observed(c, operation, error, 0);
         else if (n == 0)
@@ -91,7 +99,7 @@ static ssize_t send_some(int fd, const uint8_t *bytes, size_t n)
 int stream_send(struct handler_peer *peer, const void *bytes, size_t n)
 {
         struct connection *c = (struct connection *)peer;
-        ssize_t n_sent = send_some(c->source.fd, bytes, n);
+        ssize_t n_sent = send_some(c->fd, bytes, n);
 
         assert(!c->output); /* nothing is read, so nothing answered, while something is unsent */
         if (n_sent < 0)
@@ -112,10 +120,20 @@ int stream_send(struct handler_peer *peer, const void *bytes, size_t n)
         return 0;
 }
 
+void stream_say_last(struct connection *c, const char *line)
+{
+        ssize_t n = send_some(c->fd, (const uint8_t *)line, strlen(line));
+
+        if (n > 0)
+                c->bytes_sent += (size_t)n;
+        (void)shutdown(c->fd, SHUT_WR);
+        (void)drain(c);
+}
+
 static void flush(struct connection *c)
 {
         struct output *output = c->output;
-        ssize_t n = send_some(c->source.fd, output->bytes + output->n_sent, output->n_bytes - output->n_sent);
+        ssize_t n = send_some(c->fd, output->bytes + output->n_sent, output->n_bytes - output->n_sent);
 
         if (n < 0) {
                 end_broken(c, OPERATION_SEND, (int)-n);
@@ -144,7 +162,7 @@ static void receive_fin(struct connection *c)
 {
         bool is_broken = c->source.pending & EVENTS_ERROR;
         int error = is_broken ? socket_error_of(c) : 0;
-        bool is_closed = error || (is_broken && connection_is_unix(c)) || c->state == CONNECTION_HALF_CLOSED;
+        bool is_closed = error || (is_broken && c->is_unix) || c->state == CONNECTION_HALF_CLOSED;
 
         if (is_closed || c->config->half_close == HALF_CLOSE_CLOSE ||
             handler_of(c->config->handler)->ends_at_fin) {
@@ -160,7 +178,7 @@ static void receive(struct connection *c)
         const struct handler *handler = handler_of(c->config->handler);
 
         for (int i = 0; i < READ_BUDGET; i++) {
-                ssize_t n = recv(c->source.fd, shared(c)->scratch, STREAM_READ_MAX, 0);
+                ssize_t n = recv(c->fd, shared(c)->scratch, STREAM_READ_MAX, 0);
                 int r;
 
                 if (n == 0) {
@@ -203,7 +221,7 @@ static void watch(struct connection *c)
                 end_broken(c, OPERATION_RECEIVE, 0);
                 return;
         }
-        if (recv(c->source.fd, &byte, 1, MSG_PEEK) > 0) {
+        if (recv(c->fd, &byte, 1, MSG_PEEK) > 0) {
                 source_want(&c->source, shared(c)->loop, EPOLLERR);
                 return;
         }
@@ -218,7 +236,7 @@ static void shake(struct connection *c)
 
         do {
                 size_t n_room = MIN(handshake_room(c->handshake), STREAM_READ_MAX), n_used;
-                ssize_t n = recv(c->source.fd, shared(c)->scratch, n_room, MSG_PEEK);
+                ssize_t n = recv(c->fd, shared(c)->scratch, n_room, MSG_PEEK);
 
                 if (n < 0 && errno == EINTR)
                         continue;
@@ -231,8 +249,7 @@ static void shake(struct connection *c)
                         return;
                 }
                 result = handshake_feed(c->handshake, shared(c)->scratch, (size_t)n, &n_used);
-                (void)recv(c->source.fd, shared(c)->scratch, n_used,
-                           0); /* they are there: we just saw them */
+                (void)recv(c->fd, shared(c)->scratch, n_used, 0); /* they are there: we just saw them */
                 count_received(c, n_used);
                 if (result == HANDSHAKE_BAD) {
                         connection_end(c, cause_local(CAUSE_PROTOCOL_ERROR, 0));

@@ -21,5 +21,11 @@ void stream_event(struct source *source);
  */
 int stream_send(struct handler_peer *peer, const void *bytes, size_t n);
 
+/*
+ * The last words before the socket is closed: sends the line as far as it goes, and takes what the peer has sent
+ * already, since closing on unread bytes would be a RST, which may overtake the line.
+ */
+void stream_say_last(struct connection *connection, const char *line);
+
 /* Ends the connection after a stream_send() that failed with `error` (positive). */
 void stream_break(struct connection *connection, int error);

@@ -198,8 +198,8 @@ static void daemon_serve(struct daemon *daemon)
         listeners_commit(&daemon->listeners, daemon->plans, daemon->n_plans);
         free(TAKE_PTR(daemon->plans));
         log_message(daemon->journal, LOG_INFO,
-                    "tetherd " TETHERD_VERSION " serves %zu listeners, at most %" PRIu64 " connections",
-                    daemon->n_plans, daemon->connections.n_max);
+                    "tetherd " TETHERD_VERSION " serves %zu listener%s, at most %" PRIu64 " connections",
+                    daemon->n_plans, daemon->n_plans == 1 ? "" : "s", daemon->connections.n_max);
         daemon->n_plans = 0;
         daemon_ready_timer(&daemon->ready_timer);
         if (daemon->is_reload_due)

@@ -160,7 +160,7 @@ static int child_watch(struct child *child, struct loop *loop, pid_t pid, child_
         if (r < 0) {
                 (void)kill(-pid, SIGKILL);
                 (void)waitpid(pid, NULL, 0);
-                return r;
+                return CHILD_E_LOST;
         }
         *child = (struct child){ .pid = pid, .exited = exited, .source = source };
         return 0;

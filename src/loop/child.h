@@ -42,15 +42,18 @@ struct child {
 /* Keeps the soft RLIMIT_NOFILE for children; to be called once, before the daemon raises its own. */
 void child_keep_limits(void);
 
+/* It ran, but its end could not be watched (no descriptor left for that), so it was killed. */
+enum { CHILD_E_LOST = 1 };
+
 /*
  * Starts a program; returns when it runs, or with the negative errno of the step that failed (program, user,
- * directory, execve). `exited` is called from the loop, never from inside child_start().
+ * directory, execve), or with CHILD_E_LOST. `exited` is called from the loop, never from inside child_start().
  */
 int child_start(struct child *child, struct loop *loop, const struct child_options *options, child_fn exited);
 
 /*
  * fork(2) without exec, for work on file systems that must not hold up the loop: `work` runs in the child
- * and its return value is the exit status. It owns no descriptor of ours but 2 (stderr_fd as above).
+ * and its return value is the exit status. Returns as child_start(). It owns no descriptor of ours but 2 (stderr_fd as above).
  */
 int child_fork(struct child *child, struct loop *loop, int (*work)(void *userdata), void *userdata,
                int stderr_fd, child_fn exited);

@@ -338,9 +338,10 @@ static void start_remover(struct directory *directory)
         r = lines_init(&directory->err, loop, REASON_MAX - 1, directory_err, &err_fd);
         if (r == 0)
                 r = child_fork(&directory->remover, loop, remove_tree, directory, err_fd, remover_exited);
-        if (r < 0) {
+        if (r != 0) {
                 lines_deinit(&directory->err);
-                (void)explain(reason, r, "%s cannot be removed", directory->path);
+                (void)explain(reason, r == CHILD_E_LOST ? -EMFILE : r, "%s cannot be removed",
+                              directory->path);
                 claim_release_failed(directory->claim, -1, reason);
         }
 }

@@ -220,13 +220,16 @@ static void exec_run(struct exec *exec, char *const *argv, bool is_loading)
         exec->is_loading = is_loading;
         int r = exec_start(exec, argv);
 
-        if (r < 0) {
+        if (r != 0) {
+                bool is_lost = r == CHILD_E_LOST;
                 char reason[512];
 
                 lines_deinit(&exec->out);
                 lines_deinit(&exec->err);
-                (void)snprintf(reason, sizeof(reason), "%s cannot be started: %s", argv[0], strerror(-r));
-                exec_fail(exec, true, -1, reason);
+                (void)snprintf(reason, sizeof(reason), "%s cannot be %s: %s", argv[0],
+                               is_lost ? "watched, it was killed" : "started",
+                               strerror(is_lost ? EMFILE : -r));
+                exec_fail(exec, !is_lost, -1, reason); /* one that never ran left nothing */
                 return;
         }
 

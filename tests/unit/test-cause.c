@@ -179,6 +179,8 @@ START_TEST(test_cause_local)
                 { CAUSE_HALF_CLOSE_TIMEOUT, "half-close-timeout", "receive", "local", false },
                 { CAUSE_MAX_AGE, "max-age", "receive", "local", false },
                 { CAUSE_PROTOCOL_ERROR, "protocol-error", "handshake", "peer", false },
+                { CAUSE_DENIED, "denied", "accept", "local", false },
+                { CAUSE_LIMIT, "limit", "accept", "local", false },
                 { CAUSE_LOAD_FAILED, "load-failed", "handshake", "local", false },
                 { CAUSE_LOAD_TIMEOUT, "load-timeout", "handshake", "local", false },
                 { CAUSE_HANDLER, "handler", "close", "local", true },

@@ -1,0 +1,122 @@
+"""What the daemon says: records, notifications, stderr."""
+
+import errno
+import re
+import select
+import time
+
+from harness.basics import SLOW, Failure, eventually, expect
+from harness.journald import journald
+
+# What each cause goes with: operations, errnos, initiators (interface.md, "Causes").
+CAUSES = {
+    "eof": (("receive",), (0,), ("peer",)),
+    "reset": (("receive", "send"), (errno.ECONNRESET,), ("peer",)),
+    "aborted": (("receive", "send"), (errno.ECONNABORTED,), ("local",)),
+    "keepalive-timeout": (("receive", "send"), (errno.ETIMEDOUT,), ("network",)),
+    "transmit-timeout": (("receive", "send"), (errno.ETIMEDOUT,), ("network",)),
+    "stalled": (("send",), (errno.ETIMEDOUT,), ("peer",)),
+    "unreachable": (("receive", "send"), (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED,
+                                          errno.EACCES), ("network",)),
+    "handshake-timeout": (("handshake",), (0,), ("local",)),
+    "idle-timeout": (("receive",), (0,), ("local",)),
+    "half-close-timeout": (("receive",), (0,), ("local",)),
+    "max-age": (("receive",), (0,), ("local",)),
+    "protocol-error": (("handshake",), (0,), ("peer",)),
+    "load-failed": (("handshake",), (0,), ("local",)),
+    "load-timeout": (("handshake",), (0,), ("local",)),
+    "shutdown": (("close",), (0,), ("local",)),
+}
+
+
+class Records:
+    """The part of Daemon that listens."""
+
+    def stderr(self):
+        return self.stderr_path.read_text(errors="replace") if self.stderr_path.exists() else ""
+
+    def wait_notified(self, line, timeout=10):
+        """Waits for a notification that has a line beginning so; returns it. Each is found once."""
+        deadline = time.monotonic() + timeout * SLOW
+        while True:
+            for i, message in enumerate(self.notified):
+                if any(part.startswith(line) for part in message.split("\n")):
+                    del self.notified[: i + 1]
+                    return message
+            ready, _, _ = select.select([self.notify], [], [], 0.2)
+            if ready:
+                self.notified.append(self.notify.recv(65536).decode())
+            elif self.process.poll() is not None:
+                raise Failure(f"the daemon exited with {self.process.returncode} before it said {line}")
+            elif time.monotonic() > deadline:
+                raise Failure(f"no notification {line} within {timeout * SLOW:g} s")
+
+    def poll_records(self):
+        new, self.cursor = journald().read(self.pid, self.cursor)
+        self.records += new
+        return self.records
+
+    def find(self, event=None, **fields):
+        """Records of this run with these fields; event = TETHERD_EVENT. A field's value may be a pattern."""
+        def matches(record):
+            if event and record.get("TETHERD_EVENT") != event:
+                return False
+            for name, wanted in fields.items():
+                value = record.get(name)
+                if isinstance(wanted, re.Pattern):
+                    if value is None or not wanted.search(value):
+                        return False
+                elif value != str(wanted):
+                    return False
+            return True
+        return [record for record in self.records if matches(record)]
+
+    def wait_record(self, event=None, timeout=10, count=1, **fields):
+        """Waits until `count` such records are there; returns the last of them."""
+        def probe():
+            has_exited = self.process.poll() is not None
+            if len(self.find(event, **fields)) < count:
+                if has_exited:
+                    journald().sync()
+                self.poll_records()
+            found = self.find(event, **fields)
+            if len(found) < count and has_exited:
+                raise Failure(f"the daemon exited with {self.process.returncode} before it wrote {wanted}")
+            return found[count - 1] if len(found) >= count else None
+        wanted = ", ".join([event or "record", *(f"{name}={value}" for name, value in fields.items())])
+        return eventually(probe, lambda: f"{wanted} ({len(self.find(event, **fields))} of {count} seen)", timeout)
+
+    def wait_ready(self, client, timeout=10):
+        def probe():
+            self.poll_records()
+            return self.find("ready", TETHERD_CONNECTION=client.id) or self.endings(client.id)
+        record = eventually(probe, f"{client.kind} client {client.id} is ready", timeout)[-1]
+        expect(record["TETHERD_EVENT"] == "ready", f"it was never ready: {record['MESSAGE']}")
+        return record
+
+    def wait_ended(self, client, cause, event="closed", state="ready", timeout=10, operation=None, error=None,
+                   **fields):
+        """Waits for the one record that tells how this client ended, and checks what it says."""
+        operations, errors, initiators = CAUSES[cause]
+        def probe():
+            self.poll_records()
+            return self.endings(client.id)
+        record = eventually(probe, f"{event}, cause {cause} of {client.kind} client {client.id}", timeout)[0]
+        said = {name: record.get(name) for name in ("TETHERD_EVENT", "TETHERD_CAUSE", "TETHERD_OPERATION", "ERRNO",
+                                                    "TETHERD_INITIATOR", "TETHERD_STATE", "MESSAGE")}
+        def check(name, allowed):
+            expect(record.get(name) in [str(value) for value in allowed],
+                   f"{name} is {record.get(name)!r}, expected {' or '.join(map(str, allowed))}; the record says {said}")
+        check("TETHERD_EVENT", event if isinstance(event, tuple) else (event,))
+        check("TETHERD_CAUSE", (cause,))
+        check("TETHERD_STATE", state if isinstance(state, tuple) else (state,))
+        check("TETHERD_OPERATION", (operation,) if operation else operations)
+        check("ERRNO", errors if error is None else error if isinstance(error, tuple) else (error,))
+        check("TETHERD_INITIATOR", initiators)
+        for name, value in fields.items():
+            check(name, value if isinstance(value, tuple) else (value,))
+        return record
+
+    def endings(self, connection_id):
+        return [record for record in self.records if record.get("TETHERD_EVENT") in ("closed", "rejected")
+                and record.get("TETHERD_CONNECTION") == connection_id]

@@ -1,0 +1,131 @@
+"""limits: at max_connections, and out of descriptors, accepting pauses and goes on by itself."""
+
+import os
+import resource
+import select
+import time
+
+from harness import MARK, SLOW, Daemon, expect, expect_equal, main, scene
+
+
+def config(keys=""):
+    return f"""
+[listener:tight]
+listen = <tcp4>, <unix>
+handler = echo
+resources = mark
+{keys}
+[listener:other]
+listen = <tcp6>
+handler = echo
+{MARK}"""
+
+
+def is_answered(client, within=0.4):
+    readable, _, _ = select.select([client.socket], [], [], within)
+    return bool(readable)
+
+
+def expect_waiting_then_served(daemon, leaver, kind, paused_listener):
+    """One more client than fits: it waits, nobody is disturbed, and it is served when `leaver` goes."""
+    waiting = daemon.connect(kind).send(b"let me in")
+    expect(not is_answered(waiting), "more connections than the limit allows")
+    fields = {"TETHERD_LISTENER": paused_listener} if paused_listener else {}
+    daemon.wait_record("accept-paused", PRIORITY=4, **fields)
+    began = time.monotonic()
+    leaver.close()
+    expect_equal(waiting.receive(9), b"let me in", "echo")
+    took = time.monotonic() - began
+    expect(took < 0.5 * SLOW, f"going on took {took:.3f} s")
+    daemon.wait_record("accept-resumed", PRIORITY=6, **fields)
+    return waiting
+
+
+@scene(over=("tcp4", "unix"))
+def max_connections_of_a_listener(kind):
+    with Daemon(config("max_connections = 3")) as daemon:
+        clients = [daemon.connect_ready(kind).echo() for _ in range(3)]
+        daemon.connect("tcp6").echo()  # the other listener does not notice
+        waiting = expect_waiting_then_served(daemon, clients[0], kind, "tight")
+        daemon.connect("tcp6").echo()
+        for client in [*clients[1:], waiting]:
+            client.echo()
+
+
+@scene()
+def max_connections_of_the_daemon():
+    with Daemon(config(), {"max_connections": "4"}) as daemon:
+        clients = [daemon.connect_ready(kind).echo() for kind in ("tcp4", "tcp6", "unix", "tcp4")]
+        for leaver, kind in ((clients[0], "tcp4"), (clients[1], "tcp6"), (clients[2], "unix")):
+            waiting = daemon.connect(kind).send(b"let me in")
+            expect(not is_answered(waiting, 0.2), "more connections than the limit allows")
+            leaver.close()
+            expect_equal(waiting.receive(9), b"let me in", "echo")
+        paused = daemon.wait_record("accept-paused", PRIORITY=4)
+        expect("max_connections" in paused["MESSAGE"], paused["MESSAGE"])
+        expect_equal(len(daemon.find("accept-paused")), 1, "said at most once in 5 s; times it was said")
+        clients[3].echo()
+
+
+@scene()
+def a_lease_counts_until_it_is_released():
+    scripts = {"slow": "read -r _ < <dir>/slow-gate\necho \"release mark $1\" >> <effects>"}
+    text = config("max_connections = 1").replace("release = <mark>", "release = <slow>")
+    with Daemon(text, scripts=scripts) as daemon:
+        os.mkfifo(daemon.directory / "slow-gate")
+        first = daemon.connect_ready()
+        first.half_close().receive_rest()
+        waiting = daemon.connect().send(b"let me in")
+        expect(not is_answered(waiting), "the lease of the first is not released yet")
+        (daemon.directory / "slow-gate").write_text("\n")
+        expect_equal(waiting.receive(9), b"let me in", "echo")
+        waiting.half_close().receive_rest()
+        (daemon.directory / "slow-gate").write_text("\n")
+        daemon.wait_ended(waiting, "eof")
+
+
+@scene()
+def many_in_a_small_room():
+    with Daemon(config("max_connections = 5")) as daemon:
+        clients = [daemon.connect().send(b"%03d" % i) for i in range(60)]
+        for i, client in enumerate(clients):
+            expect_equal(client.receive(3), b"%03d" % i, "echo")
+            client.close()
+
+
+@scene()
+def out_of_descriptors():
+    with Daemon(config()) as daemon:
+        first = daemon.connect_ready().echo()
+        n_open = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+        old = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (n_open + 8, old[1]))
+        clients = [daemon.connect("tcp6").send(b"hello") for _ in range(30)]
+        daemon.wait_record("accept-paused", PRIORITY=4)
+        first.echo()  # undisturbed
+        ticks = daemon.cpu_ticks()
+        expect(not is_answered(clients[-1], 1), "more descriptors than the limit allows")
+        expect(daemon.cpu_ticks() - ticks <= 10, "it is busy while it is out of descriptors")
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, old)
+        for client in clients:
+            expect_equal(client.receive(5), b"hello", "echo")
+        daemon.wait_record("accept-resumed", PRIORITY=6)
+        first.echo()
+
+
+@scene()
+def out_of_descriptors_then_some_leave():
+    with Daemon(config()) as daemon:
+        n_open = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+        old = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (n_open + 6, old[1]))
+        clients = [daemon.connect("tcp6").send(b"hello") for _ in range(40)]
+        for client in clients:
+            expect_equal(client.receive(5), b"hello", "echo")
+            client.close()
+        daemon.wait_record("accept-paused", PRIORITY=4)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, old)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""reload: SIGHUP applies a good file whole and a bad one not at all, and disturbs nobody who is connected."""
+
+import re
+import signal
+
+from harness import MARK, Daemon, eventually, expect, expect_equal, main, scene
+
+HEAD = """
+[listener:stays]
+listen = <tcp4>
+handler = echo
+resources = mark
+greeting = {greeting}
+"""
+OTHER = """
+[listener:other]
+listen = <{kind}>
+handler = echo
+resources = mark
+"""
+
+
+def first(greeting="one"):
+    return HEAD.format(greeting=greeting) + OTHER.format(kind="tcp6") + MARK
+
+
+def reload(daemon):
+    daemon.kill(signal.SIGHUP)
+    told = daemon.wait_notified("RELOADING=1")
+    expect(re.search(r"^MONOTONIC_USEC=\d+$", told, re.M), f"RELOADING=1 without MONOTONIC_USEC: {told!r}")
+    daemon.wait_notified("READY=1")
+
+
+def greeting_of(client):
+    return client.receive_line().strip()
+
+
+def expect_refused(daemon, kind):
+    try:
+        daemon.connect(kind).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return
+    raise AssertionError(f"{kind} is still open")
+
+
+@scene()
+def bad_file_changes_nothing():
+    with Daemon(first()) as daemon:
+        old = daemon.connect_ready()
+        daemon.configure(HEAD.format(greeting="two") + "idle_timout = 3s\nmax_age = never\n" + MARK)
+        reload(daemon)
+        record = daemon.wait_record("reload-failed", PRIORITY=3)
+        expect("tetherd.conf" in record["MESSAGE"], record["MESSAGE"])
+        eventually(lambda: all(daemon.poll_records() and any(
+            re.search(rf"tetherd\.conf:\d+: .*{fault}", line["MESSAGE"]) for line in daemon.records)
+            for fault in ("idle_timout", "never")), "each fault is in the journal with file and line")
+        expect_equal(greeting_of(old), "one", "greeting")
+        old.echo()
+        expect_equal(greeting_of(daemon.connect()), "one", "greeting of a new connection")
+        daemon.connect("tcp6").echo()
+        expect_equal(daemon.find("reloaded"), [], "reloaded records")
+
+
+@scene()
+def vanished_file_changes_nothing():
+    with Daemon(first()) as daemon:
+        daemon.config_path.rename(daemon.config_path.with_suffix(".away"))
+        reload(daemon)
+        daemon.wait_record("reload-failed", PRIORITY=3)
+        daemon.connect("tcp6").echo()
+        daemon.config_path.with_suffix(".away").rename(daemon.config_path)
+
+
+@scene()
+def listeners_open_and_close():
+    with Daemon(first()) as daemon:
+        old, other = daemon.connect_ready(), daemon.connect_ready("tcp6")
+        expect_equal(greeting_of(old), "one", "greeting")
+        daemon.configure(HEAD.format(greeting="two") + OTHER.format(kind="unix").replace("other", "fresh") + MARK)
+        reload(daemon)
+        daemon.wait_record("reloaded", PRIORITY=5)
+        daemon.wait_record("listening", PRIORITY=6, TETHERD_LISTENER="fresh")
+        daemon.wait_record("stopped-listening", PRIORITY=6, TETHERD_LISTENER="other")
+        expect_refused(daemon, "tcp6")
+        daemon.connect("unix").echo().close()
+        for client in (old, other):
+            client.echo()  # unaware of all this
+        expect_equal(greeting_of(daemon.connect()), "two", "greeting of a new connection")
+        other.close()
+        record = daemon.wait_ended(other, "eof")
+        expect_equal(record["TETHERD_LISTENER"], "other", "TETHERD_LISTENER")
+        daemon.configure(first())
+        reload(daemon)
+        daemon.wait_record("reloaded", count=2)
+        expect_refused(daemon, "unix")
+        daemon.connect("tcp6").echo().close()
+
+
+@scene()
+def removed_unix_socket_leaves_no_file():
+    with Daemon(HEAD.format(greeting="one") + OTHER.format(kind="unix") + MARK) as daemon:
+        daemon.connect("unix").echo().close()
+        daemon.configure(HEAD.format(greeting="one") + MARK)
+        reload(daemon)
+        daemon.wait_record("stopped-listening", TETHERD_LISTENER="other")
+        expect_refused(daemon, "unix")
+        expect(not (daemon.directory / "socket").exists(), "the socket file is left")
+        daemon.idle_descriptors["socket"] -= 1
+
+
+@scene()
+def disabled_listener():
+    with Daemon(first()) as daemon:
+        daemon.configure(HEAD.format(greeting="one") + OTHER.format(kind="tcp6") + "enabled = no\n" + MARK)
+        reload(daemon)
+        daemon.wait_record("stopped-listening", TETHERD_LISTENER="other")
+        expect_refused(daemon, "tcp6")
+        daemon.configure(first())
+        reload(daemon)
+        daemon.wait_record("reloaded", count=2)
+        daemon.connect("tcp6").echo().close()
+
+
+@scene()
+def connections_keep_what_they_were_born_with():
+    two = {"two": 'echo "$TETHERD_PHASE $TETHERD_RESOURCE $TETHERD_CONNECTION" >> <effects>; echo two >> <dir>/used'}
+    with Daemon(first().replace("handler = echo", "handler = echo\nidle_timeout = 1h"), scripts=two) as daemon:
+        old = daemon.connect_ready()
+        expect_equal(greeting_of(old), "one", "greeting")
+        daemon.configure(HEAD.format(greeting="two") + "idle_timeout = 600ms\n" + OTHER.format(kind="tcp6") +
+                         MARK.replace("release = <mark>", "release = <two>"))
+        reload(daemon)
+        daemon.wait_record("reloaded")
+        new = daemon.connect_ready()
+        daemon.wait_ended(new, "idle-timeout")
+        expect_equal((daemon.directory / "used").read_text(), "two\n", "releases by the new command")
+        expect(not daemon.endings(old.id), "the old connection got the new idle_timeout")
+        old.close()
+        daemon.wait_ended(old, "eof")
+        expect_equal((daemon.directory / "used").read_text(), "two\n", "releases by the new command")
+
+
+@scene(over=("runtime_directory", "state_directory", "preserve"))
+def change_that_needs_a_restart(key):
+    with Daemon(first()) as daemon:
+        value = "no" if key == "preserve" else str(daemon.directory / "elsewhere")
+        (daemon.directory / "elsewhere").mkdir()
+        daemon.configure(first("two"), **{key: value})
+        reload(daemon)
+        record = daemon.wait_record("reload-failed", PRIORITY=3)
+        messages = [line["MESSAGE"] for line in daemon.poll_records() if "needs a restart" in line["MESSAGE"]]
+        expect(any(key in message for message in messages), f"not refused for {key}: {record['MESSAGE']}")
+        expect_equal(greeting_of(daemon.connect()), "one", "greeting of a new connection")
+
+
+@scene()
+def new_listener_that_cannot_open_changes_nothing():
+    with Daemon(first()) as daemon:
+        elsewhere = OTHER.format(kind="tcp6").replace("<tcp6>", "192.0.2.77:<port>")
+        daemon.configure(HEAD.format(greeting="two") + elsewhere + MARK)
+        reload(daemon)
+        daemon.wait_record("reload-failed", PRIORITY=3)
+        expect_equal(greeting_of(daemon.connect()), "one", "greeting of a new connection")
+        daemon.connect("tcp6").echo().close()
+
+
+@scene()
+def several_at_once():
+    with Daemon(first()) as daemon:
+        client = daemon.connect_ready()
+        with daemon.frozen():
+            for i in range(5):
+                daemon.configure(first(f"round-{i}"))
+                daemon.kill(signal.SIGHUP)
+        daemon.wait_record("reloaded")
+        expect_equal(greeting_of(daemon.connect()), "round-4", "greeting of a new connection")
+        client.receive_line()
+        client.echo()
+
+
+@scene()
+def thirty_reloads_leave_nothing():
+    with Daemon(first()) as daemon:
+        for i in range(30):
+            client = daemon.connect()
+            daemon.configure(first(f"round-{i}"))
+            reload(daemon)
+            expect(greeting_of(client), "no greeting")
+            client.close()
+        daemon.wait_record("reloaded", count=30)
+
+
+if __name__ == "__main__":
+    main()
