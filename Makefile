@@ -24,7 +24,7 @@ CONFIG := $(addprefix config/,ini suggest keys number value section check print 
 SERVICE := $(addprefix service/,notify lock ids)
 RESOURCE := $(addprefix resource/,resource environment none tree directory exec lease ledger)
 HANDLER := handler/handler
-CONNECTION := $(addprefix connection/,cause admission proxy handshake machine stream connection listener)
+CONNECTION := $(addprefix connection/,cause admission proxy handshake machine stream connection listener explain)
 DAEMON := $(addprefix daemon/,daemon reload)
 SOURCES := $(BASE) $(LOOP) $(JOURNAL) $(CONFIG) $(SERVICE) $(RESOURCE) $(HANDLER) $(CONNECTION) $(DAEMON) main
 

@@ -1,4 +1,5 @@
 /* argv and exit statuses, nothing else. */
+#include "connection/explain.h"
 #include "daemon/daemon.h"
 #include <getopt.h>
 #include <stdio.h>
@@ -7,19 +8,22 @@ static const char usage[] =
         "Usage: tetherd [-c FILE] [--log-target=auto|journal|stderr]\n"
         "       tetherd --check-config [-c FILE]\n"
         "       tetherd --print-config [-c FILE]\n"
+        "       tetherd --explain [-c FILE]\n"
         "\n"
         "Ties resources to connections: loads them on handshake, releases them however the connection ends.\n"
         "\n"
         "  -c, --config=FILE    read FILE and FILE.d/*.conf (default: " CONFIG_DEFAULT_PATH ")\n"
         "      --check-config   print every problem as FILE:LINE: message; exit 0 or 78\n"
         "      --print-config   print the effective configuration, defaults included\n"
+        "      --explain        print how each way for a peer to die is noticed, and after how long at "
+        "worst\n"
         "      --log-target=T   overrides the key log_target\n"
         "      --help           this text\n"
         "      --version        the version\n"
         "\n"
         "See tetherd(8) and tetherd.conf(5).\n";
 
-enum mode { MODE_RUN, MODE_CHECK, MODE_PRINT };
+enum mode { MODE_RUN, MODE_CHECK, MODE_PRINT, MODE_EXPLAIN };
 
 struct arguments {
         enum mode mode;
@@ -45,11 +49,19 @@ static int parse_log_target(const char *text, enum log_target *ret)
 /* -1: go on; otherwise the exit status. */
 static int parse_arguments(int argc, char **argv, struct arguments *ret)
 {
-        enum { OPTION_CHECK = 256, OPTION_PRINT, OPTION_LOG_TARGET, OPTION_HELP, OPTION_VERSION };
+        enum {
+                OPTION_CHECK = 256,
+                OPTION_PRINT,
+                OPTION_EXPLAIN,
+                OPTION_LOG_TARGET,
+                OPTION_HELP,
+                OPTION_VERSION
+        };
         static const struct option options[] = {
                 { "config", required_argument, NULL, 'c' },
                 { "check-config", no_argument, NULL, OPTION_CHECK },
                 { "print-config", no_argument, NULL, OPTION_PRINT },
+                { "explain", no_argument, NULL, OPTION_EXPLAIN },
                 { "log-target", required_argument, NULL, OPTION_LOG_TARGET },
                 { "help", no_argument, NULL, OPTION_HELP },
                 { "version", no_argument, NULL, OPTION_VERSION },
@@ -68,6 +80,9 @@ static int parse_arguments(int argc, char **argv, struct arguments *ret)
                         break;
                 case OPTION_PRINT:
                         ret->mode = MODE_PRINT;
+                        break;
+                case OPTION_EXPLAIN:
+                        ret->mode = MODE_EXPLAIN;
                         break;
                 case OPTION_LOG_TARGET:
                         if (parse_log_target(optarg, &ret->log_target) < 0) {
@@ -123,6 +138,8 @@ int main(int argc, char **argv)
                 return EXIT_OK;
         case MODE_PRINT:
                 return config_print(config, stdout) < 0 ? EXIT_RUNTIME : EXIT_OK;
+        case MODE_EXPLAIN:
+                return explain_print(config, stdout) < 0 ? EXIT_RUNTIME : EXIT_OK;
         default:
                 return daemon_run(arguments.path, TAKE_PTR(config),
                                   arguments.has_log_target ? &arguments.log_target : NULL);

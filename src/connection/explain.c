@@ -1,0 +1,114 @@
+/*
+ * The bounds are the kernel's: keepalive probes go out after `idle` and then every `interval`; with a user timeout
+ * the first one that finds it exceeded ends the connection, without one the count of probes does
+ * (tcp_keepalive_timer()). Data under way ends it at the user timeout, seen by a retransmission that is at most
+ * a second away; without one, tcp_retries2 does, after about 15 minutes.
+ */
+#include "connection/explain.h"
+#include "base/span.h"
+#include "connection/cause.h"
+
+#define RETRANSMISSION_USEC (1 * USEC_PER_SEC)
+#define RETRIES_USEC        (924600 * USEC_PER_MSEC) /* tcp_retries2 = 15, ip-sysctl(5) */
+
+static uint64_t idle_bound(const struct listener_config *c)
+{
+        uint64_t usec = deadline_after(c->keepalive_idle, c->keepalive_interval);
+
+        if (c->keepalive_idle == USEC_INFINITY || c->keepalive_interval == USEC_INFINITY)
+                return USEC_INFINITY;
+        if (c->user_timeout == USEC_INFINITY)
+                return c->keepalive_idle + c->keepalive_interval * c->keepalive_count;
+        if (usec < c->user_timeout)
+                usec += (c->user_timeout - usec + c->keepalive_interval - 1) / c->keepalive_interval *
+                        c->keepalive_interval;
+        return usec;
+}
+
+struct detection detection_of(const struct listener_config *c)
+{
+        uint64_t sending_usec =
+                c->user_timeout == USEC_INFINITY ? RETRIES_USEC : c->user_timeout + RETRANSMISSION_USEC;
+        uint64_t idle_usec = idle_bound(c);
+
+        return (struct detection){
+                .idle_usec = idle_usec,
+                .sending_usec = sending_usec,
+                .late_usec = deadline_after(idle_usec == USEC_INFINITY ? 0 : idle_usec, sending_usec),
+        };
+}
+
+static void row(FILE *file, const char *way, const char *notice, uint64_t usec, enum cause cause)
+{
+        char span[SPAN_TEXT_MAX];
+        const char *worst = usec == 0 ? "at once" : usec == USEC_INFINITY ? "never" : span_format(usec, span);
+
+        (void)fprintf(file, "  %-48s  %-38s  %-16s  %s\n", way, notice, worst, cause_name(cause));
+}
+
+static void print_tcp(FILE *file, const struct listener_config *c)
+{
+        struct detection d = detection_of(c);
+        bool keeps = c->half_close == HALF_CLOSE_KEEP && c->handler != HANDLER_ECHO;
+
+        if (keeps)
+                row(file, "closes or half-closes (FIN)", "half_close_timeout, or the full close",
+                    c->half_close_timeout, CAUSE_HALF_CLOSE_TIMEOUT);
+        else
+                row(file, "closes, half-closes or exits (FIN)", "FIN", 0, CAUSE_EOF);
+        row(file, "resets, or is killed with our bytes unread", "RST", 0, CAUSE_RESET);
+        row(file, "vanishes while idle (power, cable, NAT)", "keepalive", d.idle_usec,
+            CAUSE_KEEPALIVE_TIMEOUT);
+        row(file, "vanishes with our data under way", "user_timeout", d.sending_usec, CAUSE_TRANSMIT_TIMEOUT);
+        row(file, "vanishes, and we send just before it is noticed", "user_timeout, begun anew", d.late_usec,
+            CAUSE_TRANSMIT_TIMEOUT);
+        row(file, "is unreachable with our data under way (ICMP)", "user_timeout", d.sending_usec,
+            CAUSE_UNREACHABLE);
+        row(file, "is replaced by a host that answers with RST", "keepalive", c->keepalive_idle, CAUSE_RESET);
+        row(file, "is alive but does not read what we send", "user_timeout", d.sending_usec, CAUSE_STALLED);
+        row(file, "is destroyed on this host (ss -K)", "ECONNABORTED", 0, CAUSE_ABORTED);
+}
+
+static void print_unix(FILE *file, const struct listener_config *c)
+{
+        row(file, "closes or exits", "the kernel", 0, CAUSE_EOF);
+        row(file, "closes with our bytes unread", "the kernel", 0, CAUSE_RESET);
+        row(file, "is alive but does not read what we send", "detect_within", c->detect_within,
+            CAUSE_STALLED);
+}
+
+static void print_listener(FILE *file, const struct listener_config *c)
+{
+        bool has_ip = false, has_unix = false;
+
+        for (size_t i = 0; i < c->n_endpoints; i++)
+                if (c->endpoints[i].kind == ENDPOINT_IP)
+                        has_ip = true;
+                else
+                        has_unix = true;
+
+        (void)fprintf(file, "[listener:%s]\n", c->name);
+        (void)fprintf(file, "  %-48s  %-38s  %-16s  %s\n", "A peer that ...", "is noticed by",
+                      "at worst after", "cause");
+        if (has_ip)
+                print_tcp(file, c);
+        if (has_unix)
+                print_unix(file, c);
+        if (c->hello || c->proxy_protocol)
+                row(file, "does not finish its handshake", "handshake_timeout", c->handshake_timeout,
+                    CAUSE_HANDSHAKE_TIMEOUT);
+        row(file, "is there and says nothing", "idle_timeout", c->idle_timeout, CAUSE_IDLE_TIMEOUT);
+        row(file, "stays whatever it does", "max_age", c->max_age, CAUSE_MAX_AGE);
+}
+
+int explain_print(const struct config *config, FILE *file)
+{
+        for (size_t i = 0; i < config->n_listeners; i++) {
+                if (!config->listeners[i]->enabled)
+                        continue;
+                if (i > 0)
+                        (void)fputc('\n', file);
+                print_listener(file, config->listeners[i]);
+        }
+        return fflush(file) != 0 || ferror(file) ? -EIO : 0;
+}
