@@ -18,7 +18,7 @@ static const char usage[] =
         "      --explain        print how each way for a peer to die is noticed, and after how long at "
         "worst\n"
         "      --log-target=T   overrides the key log_target\n"
-        "      --help           this text\n"
+        "  -h, --help           this text\n"
         "      --version        the version\n"
         "\n"
         "See tetherd(8) and tetherd.conf(5).\n";

@@ -343,12 +343,13 @@ void connection_end(struct connection *c, struct ending ending)
         if (edge.action == ACTION_NONE)
                 return;
 
+        if (cause_is_refusal(ending.cause))
+                connection_refuse(c, ending.cause); /* its bytes count */
+
         struct event_ending obituary = connection_obituary(c, &ending);
 
         if (!lease && event_is_wanted(shared(c)->journal, obituary.priority, true))
                 connection_local(c, &local);
-        if (cause_is_refusal(ending.cause))
-                connection_refuse(c, ending.cause);
         connection_close_socket(c);
         if (edge.action == ACTION_REJECT) {
                 struct event_connection facts = connection_facts(c, &local);
@@ -457,13 +458,13 @@ void connection_shaken(struct connection *c)
                 connection_end(c, cause_local(CAUSE_EOF, 0));
                 return;
         }
+        if (c->handshake)
+                c->identity = handshake_take_identity(c->handshake);
         if (c->config->proxy_protocol) {
                 (void)handshake_proxied(c->handshake, &c->remote, &destination);
                 if (!connection_admit(c))
                         return;
         }
-        if (c->handshake)
-                c->identity = handshake_take_identity(c->handshake);
         c->handshake = handshake_free(c->handshake);
         c->shaken_usec = now(c);
         connection_step(c, EVENT_SHAKEN);
@@ -576,6 +577,7 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
         c->source.fd = -1;
         c->remote = *remote;
         c->is_unix = remote->family == AF_UNIX;
+        c->peer_uid = (uid_t)-1; /* stays so where a PROXY header says that the source is a UNIX socket */
         c->accepted_usec = c->received_usec = now(c);
         c->state = CONNECTION_ACCEPT;
         list_init(&c->link);

@@ -65,7 +65,9 @@ static void print_tcp(FILE *file, const struct listener_config *c)
         row(file, "is unreachable with our data under way (ICMP)", "user_timeout", d.sending_usec,
             CAUSE_UNREACHABLE);
         row(file, "is replaced by a host that answers with RST", "keepalive", c->keepalive_idle, CAUSE_RESET);
-        row(file, "is alive but does not read what we send", "user_timeout", d.sending_usec, CAUSE_STALLED);
+        /* Without a user timeout it is never given up: it answers our probes of its window. */
+        row(file, "is alive but does not read what we send", "user_timeout",
+            c->user_timeout == USEC_INFINITY ? USEC_INFINITY : d.sending_usec, CAUSE_STALLED);
         row(file, "is destroyed on this host (ss -K)", "ECONNABORTED", 0, CAUSE_ABORTED);
 }
 
@@ -103,12 +105,15 @@ static void print_listener(FILE *file, const struct listener_config *c)
 
 int explain_print(const struct config *config, FILE *file)
 {
+        bool is_first = true;
+
         for (size_t i = 0; i < config->n_listeners; i++) {
                 if (!config->listeners[i]->enabled)
                         continue;
-                if (i > 0)
+                if (!is_first)
                         (void)fputc('\n', file);
                 print_listener(file, config->listeners[i]);
+                is_first = false;
         }
         return fflush(file) != 0 || ferror(file) ? -EIO : 0;
 }

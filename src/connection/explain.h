@@ -9,8 +9,9 @@
 
 /*
  * From the last sign of life; USEC_INFINITY: never. `idle`: keepalive, which TCP_USER_TIMEOUT replaces the probe
- * count of. `sending`: with our data under way, or with a window that stays shut. `late`: we send just before
- * `idle` would have noticed, and the clock starts anew.
+ * count of. `sending`: with our data under way, and where there is a user timeout also with a window that stays shut
+ * (otherwise that is never noticed). `late`: we send just before `idle` would have noticed, and the clock starts
+ * anew.
  */
 struct detection {
         uint64_t idle_usec;

@@ -426,6 +426,25 @@ static int is_record(const struct dirent *entry)
         return entry->d_name[0] != '.';
 }
 
+/* Fails only where the record is not to blame: it stays for the next start, nothing is lost. */
+static int restore_one(struct ledger *ledger, const char *name, struct leases *leases,
+                       struct journal *journal, void (*found)(struct lease *lease, void *userdata),
+                       void *userdata)
+{
+        struct lease *lease = NULL;
+        int r = restore_record(ledger, name, leases, &lease);
+
+        if (is_foreign(r)) {
+                log_message(journal, LOG_ERR, "ledger record leases/%s cannot be understood (%s): set aside",
+                            name, strerror(-r));
+                (void)renameat(ledger->directory_fd, name, ledger->aside_fd, name);
+                return 0;
+        }
+        if (r == 0)
+                found(lease, userdata);
+        return r;
+}
+
 int ledger_restore(struct ledger *ledger, struct leases *leases, struct journal *journal,
                    void (*found)(struct lease *lease, void *userdata), void *userdata)
 {
@@ -435,20 +454,8 @@ int ledger_restore(struct ledger *ledger, struct leases *leases, struct journal 
         if (n < 0)
                 return -errno;
         for (int i = 0; i < n; i++) {
-                const char *name = entries[i]->d_name;
-                struct lease *lease;
-                int error = r < 0 ? 0 : restore_record(ledger, name, leases, &lease);
-
-                if (r == 0 && error == 0) {
-                        found(lease, userdata);
-                } else if (is_foreign(error)) {
-                        log_message(journal, LOG_ERR,
-                                    "ledger record leases/%s cannot be understood (%s): set aside", name,
-                                    strerror(-error));
-                        (void)renameat(ledger->directory_fd, name, ledger->aside_fd, name);
-                } else if (error < 0) {
-                        r = error; /* nothing is lost: the record stays for the next start */
-                }
+                if (r == 0)
+                        r = restore_one(ledger, entries[i]->d_name, leases, journal, found, userdata);
                 free(entries[i]);
         }
         free(entries);
