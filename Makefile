@@ -73,9 +73,36 @@ $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.
 endef
 $(foreach test,$(UNIT),$(eval $(call unit-test,$(test))))
 
+# Each fuzz target is also linked to replay.c, which feeds it the inputs that are kept in tests/fuzz/corpus.
+FUZZ_proxy := base/address connection/proxy
+FUZZ_handshake := base/address connection/proxy connection/handshake
+FUZZ_ini := $(UNIT_config)
+FUZZ_words := base/words
+FUZZ_ledger := base/address base/span base/words $(LOOP) $(RESOURCE)
+FUZZ := proxy handshake ini words ledger
+FUZZ_SECONDS ?= 60
+
+define fuzz-target
+$(B)/tests/fuzz/replay-$(1): $(B)/tests/fuzz/replay.o
+$(B)/tests/fuzz/replay-$(1) $(B)/tests/fuzz/fuzz-$(1): $(B)/tests/fuzz/$(1).o $(FUZZ_$(1):%=$(B)/src/%.o)
+	$$(CC) $$(ALL_CFLAGS) $$(ALL_LDFLAGS) -o $$@ $$^ $$(LIBS)
+endef
+$(foreach target,$(FUZZ),$(eval $(call fuzz-target,$(target))))
+
 .PHONY: check-unit
-check-unit: $(UNIT:%=$(B)/tests/unit/test-%) ## run the unit tests
-	@for test in $^; do echo "== $$test"; $$test || exit 1; done
+check-unit: $(FUZZ:%=$(B)/tests/fuzz/replay-%) $(UNIT:%=$(B)/tests/unit/test-%) ## run the unit tests, and what the fuzzers found before
+	@for target in $(FUZZ); do \
+	        echo "== $(B)/tests/fuzz/replay-$$target"; \
+	        $(B)/tests/fuzz/replay-$$target tests/fuzz/corpus/$$target || exit 1; \
+	done
+	@for test in $(UNIT:%=$(B)/tests/unit/test-%); do echo "== $$test"; $$test || exit 1; done
+
+FUZZ_FLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -U_FORTIFY_SOURCE
+
+.PHONY: fuzz
+fuzz: ## look for inputs that break the parsers, FUZZ_SECONDS=60 each, two at a time (needs clang)
+	$(MAKE) B=$(B)/fuzz CC=clang CFLAGS='$(FUZZ_FLAGS)' LDFLAGS=-fsanitize=fuzzer $(FUZZ:%=$(B)/fuzz/tests/fuzz/fuzz-%)
+	@printf '%s\n' $(FUZZ) | xargs -P 2 -I {} tests/fuzz/run $(B)/fuzz {} $(FUZZ_SECONDS)
 
 KERNEL := death socket
 
@@ -154,7 +181,7 @@ check: check-man check-system check-kernel check-unit ## run all the tests
 # valgrind knows neither pidfd_open(2) nor a child that shares our memory: what starts programs is left to the sanitizers.
 .PHONY: check-valgrind
 check-valgrind: $(filter-out %-child %-directory %-exec,$(UNIT:%=$(B)/tests/unit/test-%)) ## run the unit and loopback tests under valgrind
-	@printf '%s\n' $^ | CK_TIMEOUT_MULTIPLIER=10 xargs -P 2 -I {} sh -c \
+	@printf '%s\n' $^ | CK_TIMEOUT_MULTIPLIER=10 RUNS_UNDER_VALGRIND=yes xargs -P 2 -I {} sh -c \
 	        'echo "== {}"; valgrind -q --error-exitcode=99 --leak-check=full {}'
 
 .PHONY: lint
