@@ -118,7 +118,7 @@ check-system: $(B)/tetherd ## play the stories of tests/system (STORIES="life ec
 	TETHERD=$(abspath $(B)/tetherd) tests/system/run $(STORIES)
 
 .PHONY: check-network
-check-network: $(B)/tetherd ## play those of tests/system/network alone, between machines made of namespaces
+check-network: $(B)/tetherd ## play those of tests/system/network alone: machines made of namespaces (about 95 s)
 	TETHERD=$(abspath $(B)/tetherd) tests/system/run network
 
 BENCH := floor load

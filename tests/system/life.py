@@ -1,7 +1,6 @@
 """life: every way for a client to leave, and the one record that tells it."""
 
 import os
-import signal
 import select
 import socket
 from errno import ECONNRESET, EPIPE
@@ -24,14 +23,6 @@ resources = mark
 
 DISCARD = one_listener("handler = discard")
 ECHO = one_listener("handler = echo")
-
-
-def wait_readable(client, n_bytes):
-    """Bytes are there for the client, and it leaves them unread."""
-    while True:
-        select.select([client.socket], [], [], 10)
-        if len(client.socket.recv(65536, socket.MSG_PEEK)) >= n_bytes:
-            return
 
 
 @scene(over=ALL)
@@ -92,27 +83,16 @@ def reset_after_data_loses_no_data(kind):
 def close_with_our_bytes_unread(kind):
     with Daemon(ECHO) as daemon:
         client = daemon.connect_ready(kind).send(b"x" * 100)
-        wait_readable(client, 100)
+        client.wait_readable(100)
         client.close()
         daemon.wait_ended(client, "reset", TETHERD_BYTES_RECEIVED=100, TETHERD_BYTES_SENT=100)
-
-
-def kill_holder(client):
-    """Makes another process the only holder of the client's socket, and kills it."""
-    pid = os.fork()
-    if pid == 0:
-        signal.pause()
-        os._exit(0)
-    client.close()
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
 
 
 @scene(over=ALL)
 def killed_client(kind):
     with Daemon(ECHO) as daemon:
         client = daemon.connect_ready(kind).echo()
-        kill_holder(client)
+        client.kill()
         daemon.wait_ended(client, "eof")
 
 
@@ -120,8 +100,8 @@ def killed_client(kind):
 def killed_client_with_our_bytes_unread(kind):
     with Daemon(ECHO) as daemon:
         client = daemon.connect_ready(kind).send(b"x" * 100)
-        wait_readable(client, 100)
-        kill_holder(client)
+        client.wait_readable(100)
+        client.kill()
         daemon.wait_ended(client, "reset")
 
 

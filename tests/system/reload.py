@@ -24,13 +24,6 @@ def first(greeting="one"):
     return HEAD.format(greeting=greeting) + OTHER.format(kind="tcp6") + MARK
 
 
-def reload(daemon):
-    daemon.kill(signal.SIGHUP)
-    told = daemon.wait_notified("RELOADING=1")
-    expect(re.search(r"^MONOTONIC_USEC=\d+$", told, re.M), f"RELOADING=1 without MONOTONIC_USEC: {told!r}")
-    daemon.wait_notified("READY=1")
-
-
 def greeting_of(client):
     return client.receive_line().strip()
 
@@ -48,7 +41,7 @@ def bad_file_changes_nothing():
     with Daemon(first()) as daemon:
         old = daemon.connect_ready()
         daemon.configure(HEAD.format(greeting="two") + "idle_timout = 3s\nmax_age = never\n" + MARK)
-        reload(daemon)
+        daemon.reload()
         record = daemon.wait_record("reload-failed", PRIORITY=3)
         expect("tetherd.conf" in record["MESSAGE"], record["MESSAGE"])
         eventually(lambda: all(daemon.poll_records() and any(
@@ -65,7 +58,7 @@ def bad_file_changes_nothing():
 def vanished_file_changes_nothing():
     with Daemon(first()) as daemon:
         daemon.config_path.rename(daemon.config_path.with_suffix(".away"))
-        reload(daemon)
+        daemon.reload()
         daemon.wait_record("reload-failed", PRIORITY=3)
         daemon.connect("tcp6").echo()
         daemon.config_path.with_suffix(".away").rename(daemon.config_path)
@@ -77,7 +70,7 @@ def listeners_open_and_close():
         old, other = daemon.connect_ready(), daemon.connect_ready("tcp6")
         expect_equal(greeting_of(old), "one", "greeting")
         daemon.configure(HEAD.format(greeting="two") + OTHER.format(kind="unix").replace("other", "fresh") + MARK)
-        reload(daemon)
+        daemon.reload()
         daemon.wait_record("reloaded", PRIORITY=5)
         daemon.wait_record("listening", PRIORITY=6, TETHERD_LISTENER="fresh")
         daemon.wait_record("stopped-listening", PRIORITY=6, TETHERD_LISTENER="other")
@@ -90,7 +83,7 @@ def listeners_open_and_close():
         record = daemon.wait_ended(other, "eof")
         expect_equal(record["TETHERD_LISTENER"], "other", "TETHERD_LISTENER")
         daemon.configure(first())
-        reload(daemon)
+        daemon.reload()
         daemon.wait_record("reloaded", count=2)
         expect_refused(daemon, "unix")
         daemon.connect("tcp6").echo().close()
@@ -101,7 +94,7 @@ def removed_unix_socket_leaves_no_file():
     with Daemon(HEAD.format(greeting="one") + OTHER.format(kind="unix") + MARK) as daemon:
         daemon.connect("unix").echo().close()
         daemon.configure(HEAD.format(greeting="one") + MARK)
-        reload(daemon)
+        daemon.reload()
         daemon.wait_record("stopped-listening", TETHERD_LISTENER="other")
         expect_refused(daemon, "unix")
         expect(not (daemon.directory / "socket").exists(), "the socket file is left")
@@ -112,11 +105,11 @@ def removed_unix_socket_leaves_no_file():
 def disabled_listener():
     with Daemon(first()) as daemon:
         daemon.configure(HEAD.format(greeting="one") + OTHER.format(kind="tcp6") + "enabled = no\n" + MARK)
-        reload(daemon)
+        daemon.reload()
         daemon.wait_record("stopped-listening", TETHERD_LISTENER="other")
         expect_refused(daemon, "tcp6")
         daemon.configure(first())
-        reload(daemon)
+        daemon.reload()
         daemon.wait_record("reloaded", count=2)
         daemon.connect("tcp6").echo().close()
 
@@ -129,7 +122,7 @@ def connections_keep_what_they_were_born_with():
         expect_equal(greeting_of(old), "one", "greeting")
         daemon.configure(HEAD.format(greeting="two") + "idle_timeout = 600ms\n" + OTHER.format(kind="tcp6") +
                          MARK.replace("release = <mark>", "release = <two>"))
-        reload(daemon)
+        daemon.reload()
         daemon.wait_record("reloaded")
         new = daemon.connect_ready()
         daemon.wait_ended(new, "idle-timeout")
@@ -146,7 +139,7 @@ def change_that_needs_a_restart(key):
         value = "no" if key == "preserve" else str(daemon.directory / "elsewhere")
         (daemon.directory / "elsewhere").mkdir()
         daemon.configure(first("two"), **{key: value})
-        reload(daemon)
+        daemon.reload()
         record = daemon.wait_record("reload-failed", PRIORITY=3)
         messages = [line["MESSAGE"] for line in daemon.poll_records() if "needs a restart" in line["MESSAGE"]]
         expect(any(key in message for message in messages), f"not refused for {key}: {record['MESSAGE']}")
@@ -158,7 +151,7 @@ def new_listener_that_cannot_open_changes_nothing():
     with Daemon(first()) as daemon:
         elsewhere = OTHER.format(kind="tcp6").replace("<tcp6>", "192.0.2.77:<port>")
         daemon.configure(HEAD.format(greeting="two") + elsewhere + MARK)
-        reload(daemon)
+        daemon.reload()
         daemon.wait_record("reload-failed", PRIORITY=3)
         expect_equal(greeting_of(daemon.connect()), "one", "greeting of a new connection")
         daemon.connect("tcp6").echo().close()
@@ -184,7 +177,7 @@ def thirty_reloads_leave_nothing():
         for i in range(30):
             client = daemon.connect()
             daemon.configure(first(f"round-{i}"))
-            reload(daemon)
+            daemon.reload()
             expect(greeting_of(client), "no greeting")
             client.close()
         daemon.wait_record("reloaded", count=30)

@@ -1,9 +1,13 @@
 """One client of the daemon."""
 
+import fcntl
+import os
+import signal
 import socket
 import struct
+import termios
 
-from harness.basics import expect
+from harness.basics import eventually, expect
 
 
 class Client:
@@ -13,7 +17,7 @@ class Client:
         self.daemon = daemon
         self.kind = kind
         self.socket = sock
-        self.port = sock.getsockname()[1] if sock.family != socket.AF_UNIX else None
+        self.address, self.port = sock.getsockname()[:2] if sock.family != socket.AF_UNIX else ("unix", None)
         self.run = daemon.n_runs
         self._id = None
         self._buffer = bytearray()
@@ -56,6 +60,18 @@ class Client:
                 return data
             self._buffer += more
 
+    def wait_readable(self, n_bytes):
+        """Bytes are there, and are left unread."""
+        eventually(lambda: len(self.socket.recv(65536, socket.MSG_PEEK)) >= n_bytes, f"{n_bytes} bytes came")
+        return self
+
+    def wait_acknowledged(self):
+        """The daemon's host has everything that was sent (TCP only); whether the daemon has is another matter."""
+        def n_unacknowledged():
+            return struct.unpack("i", fcntl.ioctl(self.socket, termios.TIOCOUTQ, b"\0" * 4))[0]
+        eventually(lambda: n_unacknowledged() == 0, "what was sent is acknowledged")
+        return self
+
     def echo(self, data=b"are you there?"):
         self.send(data)
         answer = self.receive(len(data))
@@ -68,6 +84,17 @@ class Client:
 
     def close(self):
         self.socket.close()
+        return self
+
+    def kill(self):
+        """Makes another process the only holder of the socket, and kills it."""
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+            os._exit(0)
+        self.close()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
         return self
 
     def reset(self):

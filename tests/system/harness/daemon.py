@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness.basics import (BINARY, DIRECTORY, SLOW, WRAPPER, Failure, Skip, die_with_parent, eventually,
+from harness.basics import (BINARY, DIRECTORY, SLOW, WRAPPER, Failure, Skip, die_with_parent, eventually, expect,
                             expect_equal, tell)
 from harness.books import Books
 from harness.client import Client
@@ -169,6 +169,13 @@ class Daemon(Records, Kernel, Books):
         self.stop(signal.SIGKILL, -signal.SIGKILL)
         self.forget_clients()
 
+    def reload(self):
+        """SIGHUP. Returns when the daemon has read the file and is done with it, for better or worse."""
+        self.kill(signal.SIGHUP)
+        told = self.wait_notified("RELOADING=1")
+        expect(re.search(r"^MONOTONIC_USEC=\d+$", told, re.M), f"RELOADING=1 without MONOTONIC_USEC: {told!r}")
+        self.wait_notified("READY=1")
+
     @contextlib.contextmanager
     def frozen(self):
         """The daemon does not run inside this block, so that several events meet it at once."""
@@ -244,21 +251,22 @@ class Daemon(Records, Kernel, Books):
         return client
 
     def name_clients(self):
-        """Gives each client of this run its id: by port on TCP, by order on UNIX sockets."""
+        """Gives each client of this run its id: by address on TCP, by order on UNIX sockets."""
         def probe():
             self.poll_records()
             taken = {client._id for client in self.clients}
             accepted = [record for record in self.find("accepted") if record["TETHERD_CONNECTION"] not in taken]
-            by_port, by_order = {}, []
+            by_address, by_order = {}, []
             for record in accepted:
                 if record.get("TETHERD_REMOTE_ADDRESS") == "unix":
                     by_order.append(record["TETHERD_CONNECTION"])
                 else:
-                    by_port[int(record["TETHERD_REMOTE_PORT"])] = record["TETHERD_CONNECTION"]
+                    by_address[record["TETHERD_REMOTE_ADDRESS"], int(record["TETHERD_REMOTE_PORT"])] = (
+                        record["TETHERD_CONNECTION"])
             unnamed = [client for client in self.clients if client._id is None]
             for client in unnamed:
                 if client.port is not None:
-                    client._id = by_port.get(client.port)
+                    client._id = by_address.get((client.address, client.port))
                 elif by_order:
                     client._id = by_order.pop(0)
             return all(client._id for client in unnamed)

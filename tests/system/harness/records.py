@@ -23,6 +23,8 @@ CAUSES = {
     "half-close-timeout": (("receive",), (0,), ("local",)),
     "max-age": (("receive",), (0,), ("local",)),
     "protocol-error": (("handshake",), (0,), ("peer",)),
+    "denied": (("accept",), (0,), ("local",)),
+    "limit": (("accept",), (0,), ("local",)),
     "load-failed": (("handshake",), (0,), ("local",)),
     "load-timeout": (("handshake",), (0,), ("local",)),
     "shutdown": (("close",), (0,), ("local",)),
@@ -116,6 +118,18 @@ class Records:
         for name, value in fields.items():
             check(name, value if isinstance(value, tuple) else (value,))
         return record
+
+    def n_rejected(self, **fields):
+        """How many of these were rejected, told one by one or as a mere count."""
+        counts = self.find("rejected-more", **fields)
+        return len(self.find("rejected", **fields)) + sum(int(record["TETHERD_REJECTED"]) for record in counts)
+
+    def wait_rejected(self, n, timeout=10, **fields):
+        def probe():
+            self.poll_records()
+            return self.n_rejected(**fields) >= n
+        eventually(probe, lambda: f"{n} were rejected, {fields}: {self.n_rejected(**fields)}", timeout)
+        expect(self.n_rejected(**fields) == n, f"{self.n_rejected(**fields)} were rejected, {fields}, not {n}")
 
     def endings(self, connection_id):
         return [record for record in self.records if record.get("TETHERD_EVENT") in ("closed", "rejected")
