@@ -1,8 +1,8 @@
 /*
  * The bounds are the kernel's: keepalive probes go out after `idle` and then every `interval`; with a user timeout
  * the first one that finds it exceeded ends the connection, without one the count of probes does
- * (tcp_keepalive_timer()). Data under way ends it at the user timeout, seen by a retransmission that is at most
- * a second away; without one, tcp_retries2 does, after about 15 minutes.
+ * (tcp_keepalive_timer()). Data under way ends it one retransmission timeout of the path, for which a second is
+ * allowed here, after the user timeout; without one, tcp_retries2 does, after about 15 minutes.
  */
 #include "connection/explain.h"
 #include "base/span.h"
