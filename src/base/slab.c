@@ -36,6 +36,8 @@ static void chunk_free(struct slab *slab, struct chunk *chunk)
 void slab_deinit(struct slab *slab)
 {
         assert(slab->n_objects == 0);
+        if (slab->n_chunks == 0) /* nor was it ever initialised, maybe */
+                return;
         list_for_each (node, &slab->partial)
                 chunk_free(slab, container_of(node, struct chunk, link));
         assert(slab->n_chunks == 0);

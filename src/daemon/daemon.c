@@ -107,8 +107,9 @@ static void daemon_status_timer(struct timer *timer)
 static void daemon_ready_timer(struct timer *timer)
 {
         struct daemon *daemon = container_of(timer, struct daemon, ready_timer);
+        int r = notify_ready(NULL);
 
-        if (notify_ready(NULL) == -EAGAIN)
+        if (r == -EAGAIN || errno_is_exhaustion(-r))
                 daemon_arm(daemon, timer, READY_RETRY_USEC);
 }
 

@@ -255,25 +255,27 @@ static void directory_load(struct claim *claim)
 
 /* ---- releasing ---- */
 
-/* Whether `name` is our directory; without device and inode, whether it is there at all. */
-static bool find(const struct directory *directory, int parent_fd, const char *name, struct stat *ret)
+/* 0: `name` is our directory, or without device and inode, is there at all; -ENOENT: it is not; or another errno. */
+static int find(const struct directory *directory, int parent_fd, const char *name, struct stat *ret)
 {
+        bool is_any = directory->inode == 0;
+
         if (fstatat(parent_fd, name, ret, AT_SYMLINK_NOFOLLOW) < 0)
-                return false;
-        return directory->inode == 0 || (ret->st_dev == directory->device && ret->st_ino == directory->inode);
+                return -errno;
+        return is_any || (ret->st_dev == directory->device && ret->st_ino == directory->inode) ? 0 : -ENOENT;
 }
 
 /*
  * Where it is: at its place, or still under its temporary name, which nobody else would use. Without device and
- * inode it never came to its place: what is there is not ours. NULL: it is gone.
+ * inode it never came to its place: what is there is not ours. 0; -ENOENT: it is gone; or another errno: who
+ * knows.
  */
-static const char *locate(const struct directory *directory, int parent_fd, struct stat *ret)
+static int locate(const struct directory *directory, int parent_fd, const char **ret_name, struct stat *ret)
 {
-        if (directory->inode != 0 && find(directory, parent_fd, directory->name, ret))
-                return directory->name;
-        if (find(directory, parent_fd, directory->temporary, ret))
-                return directory->temporary;
-        return NULL;
+        int r = directory->inode == 0 ? -ENOENT : find(directory, parent_fd, directory->name, ret);
+
+        *ret_name = r == -ENOENT ? directory->temporary : directory->name;
+        return r == -ENOENT ? find(directory, parent_fd, directory->temporary, ret) : r;
 }
 
 /* The way leads there no more: with what was moved or removed on it, our directory went. */
@@ -289,12 +291,15 @@ static int remove_tree(void *userdata)
         char reason[REASON_MAX], path[TREE_PATH_MAX];
         struct stat st;
         const char *name;
-        int r = 0;
+        int r;
 
         _cleanup_close_ int parent_fd = open_parent(directory, false, reason);
-        if (parent_fd < 0)
-                r = is_gone(parent_fd) ? 0 : parent_fd;
-        else if ((name = locate(directory, parent_fd, &st))) {
+        r = parent_fd < 0 ? parent_fd : locate(directory, parent_fd, &name, &st);
+        if (is_gone(r))
+                return 0;
+        if (parent_fd >= 0 && r < 0) {
+                (void)explain(reason, r, "%s cannot be removed", directory->path);
+        } else if (r == 0) {
                 r = tree_remove(parent_fd, name, st.st_dev, st.st_ino, path);
                 if (r < 0)
                         (void)explain(reason, r, "%s cannot be removed", path);
@@ -365,19 +370,19 @@ static void directory_release(struct claim *claim)
         char reason[REASON_MAX];
         struct stat st;
         const char *name;
+        int r;
 
         _cleanup_close_ int parent_fd = open_parent(directory, false, reason);
-        if (parent_fd < 0 && !is_gone(parent_fd)) {
-                claim_release_failed(claim, -1, reason);
-                return;
-        }
-        name = parent_fd < 0 ? NULL : locate(directory, parent_fd, &st);
-        if (!name) {
+        r = parent_fd < 0 ? parent_fd : locate(directory, parent_fd, &name, &st);
+        if (is_gone(r)) {
                 say_what_is_there(directory, parent_fd);
                 claim_released(claim);
-                return;
-        }
-        if (unlinkat(parent_fd, name, AT_REMOVEDIR) == 0 || errno == ENOENT) {
+        } else if (parent_fd < 0) {
+                claim_release_failed(claim, -1, reason);
+        } else if (r < 0) {
+                (void)explain(reason, r, "%s cannot be removed", directory->path);
+                claim_release_failed(claim, -1, reason);
+        } else if (unlinkat(parent_fd, name, AT_REMOVEDIR) == 0 || errno == ENOENT) {
                 claim_released(claim);
         } else if (errno == ENOTEMPTY || errno == EEXIST) {
                 start_remover(directory);

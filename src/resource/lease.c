@@ -362,8 +362,14 @@ static void lease_settle(struct lease *lease)
         bool is_quarantined = lease_is_quarantined(lease);
 
         lease->is_settled = true;
-        if (leases->ledger && !is_quarantined)
-                (void)ledger_erase(leases->ledger, lease);
+        if (leases->ledger && !is_quarantined) {
+                int r = ledger_erase(leases->ledger, lease);
+
+                if (r < 0)
+                        log_message(leases->journal, LOG_WARNING,
+                                    "connection %" PRIx64 ": its ledger record cannot be removed: %s",
+                                    lease->subject.id, strerror(-r));
+        }
         if (lease->callbacks)
                 lease->callbacks->settled(lease, lease->userdata);
         else if (!is_quarantined)

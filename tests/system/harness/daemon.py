@@ -138,7 +138,8 @@ class Daemon(Records, Kernel, Books):
         seen = []
         def is_steady():  # the socket of the last notification may still be open
             seen.append(self.descriptors())
-            return len(seen) >= 3 and seen[-1] == seen[-2] == seen[-3]
+            return (len(seen) >= 3 and seen[-1] == seen[-2] == seen[-3]
+                    and self.status_field("State").startswith("S"))
         eventually(is_steady, "the daemon has started")
         self.idle_descriptors = seen[-1]
         self.idle_files = self.files()
