@@ -121,6 +121,24 @@ check-system: $(B)/tetherd ## play the stories of tests/system (STORIES="life ec
 check-network: $(B)/tetherd ## play those of tests/system/network alone: machines made of namespaces (about 95 s)
 	TETHERD=$(abspath $(B)/tetherd) tests/system/run network
 
+# A daemon of its own: sanitized, with our calls that may fail led through faults.c, which alone lists them.
+FAULTS_FLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer \
+                -U_FORTIFY_SOURCE -include tests/faults/vfork.h
+
+$(B)/tests/faults/tetherd: $(B)/tests/faults/faults.o $(SOURCES:%=$(B)/src/%.o)
+	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $$(nm $< | sed -n 's/.* T __wrap_/-Wl,--wrap=/p') -o $@ $^ $(LIBS)
+
+.PHONY: check-faults
+check-faults: ## make each call that may fail, fail (FAULTS=all for each time it is made)
+	$(MAKE) B=$(B)/faults CFLAGS='$(FAULTS_FLAGS)' $(B)/faults/tests/faults/tetherd
+	TETHERD=$(abspath $(B)/faults/tests/faults/tetherd) tests/faults/run $(FAULTS)
+
+SOAK_SECONDS ?= 600
+
+.PHONY: soak
+soak: $(B)/tetherd ## random deaths, reloads and restarts for SOAK_SECONDS (600); then the books, and memory
+	TETHERD=$(abspath $(B)/tetherd) SOAK_SECONDS=$(SOAK_SECONDS) python3 -B tests/soak/soak.py
+
 BENCH := floor load
 
 $(BENCH:%=$(B)/tests/bench/%): %: %.o
@@ -173,7 +191,7 @@ uninstall: ## remove what was installed; a configuration that was changed stays
 # ---- all of it ----
 
 .PHONY: tests
-tests: $(UNIT:%=$(B)/tests/unit/test-%) $(KERNEL:%=$(B)/tests/kernel/test-%) $(BENCH:%=$(B)/tests/bench/%) ## build every test
+tests: $(UNIT:%=$(B)/tests/unit/test-%) $(FUZZ:%=$(B)/tests/fuzz/replay-%) $(KERNEL:%=$(B)/tests/kernel/test-%) $(BENCH:%=$(B)/tests/bench/%) ## build every test
 
 .PHONY: check
 check: check-man check-system check-kernel check-unit ## run all the tests
@@ -187,8 +205,8 @@ check-valgrind: $(filter-out %-child %-directory %-exec,$(UNIT:%=$(B)/tests/unit
 .PHONY: lint
 lint: ## check the layout, the shell scripts and the Python programs
 	clang-format --dry-run --Werror $$(git ls-files '*.[ch]')
-	shellcheck .ci/run tests/install-packages tests/demo tests/system/journald
-	pyflakes3 $$(git ls-files '*.py') tests/system/run
+	shellcheck .ci/run tests/install-packages tests/demo tests/system/journald tests/fuzz/run
+	pyflakes3 $$(git ls-files '*.py') tests/system/run tests/faults/run
 
 .PHONY: format
 format: ## lay out the code as .clang-format says

@@ -62,6 +62,7 @@ class Daemon(Records, Kernel, Books):
         self.clients = []
         self.has_failed = False
         self.may_lose_records = False  # where journald was made to lose some
+        self.orphans = set()  # connections whose commands a SIGKILL of the daemon may have interrupted
         for path in (self.runtime, self.state):
             path.mkdir(mode=0o700, exist_ok=True)
         port, port6 = free_port(), free_port()
@@ -137,9 +138,9 @@ class Daemon(Records, Kernel, Books):
         """What the daemon holds now is what it may hold when nobody is connected."""
         seen = []
         def is_steady():  # the socket of the last notification may still be open
-            seen.append(self.descriptors())
-            return (len(seen) >= 3 and seen[-1] == seen[-2] == seen[-3]
-                    and self.status_field("State").startswith("S"))
+            if self.status_field("State").startswith("S"):
+                seen.append(self.descriptors())
+            return len(seen) >= 3 and seen[-1] == seen[-2] == seen[-3]
         eventually(is_steady, "the daemon has started")
         self.idle_descriptors = seen[-1]
         self.idle_files = self.files()
@@ -172,6 +173,7 @@ class Daemon(Records, Kernel, Books):
 
     def reload(self):
         """SIGHUP. Returns when the daemon has read the file and is done with it, for better or worse."""
+        self.drop_notifications()  # a full queue would take no more of them
         self.kill(signal.SIGHUP)
         told = self.wait_notified("RELOADING=1")
         expect(re.search(r"^MONOTONIC_USEC=\d+$", told, re.M), f"RELOADING=1 without MONOTONIC_USEC: {told!r}")

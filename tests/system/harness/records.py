@@ -53,6 +53,12 @@ class Records:
             elif time.monotonic() > deadline:
                 raise Failure(f"no notification {line} within {timeout * SLOW:g} s")
 
+    def drop_notifications(self):
+        """Forgets what was told so far."""
+        self.notified.clear()
+        while select.select([self.notify], [], [], 0)[0]:
+            self.notify.recv(65536)
+
     def poll_records(self):
         new, self.cursor = journald().read(self.pid, self.cursor)
         self.records += new
