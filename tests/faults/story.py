@@ -182,7 +182,8 @@ class Patient(Daemon):
         expect(not self.ledger_files(), f"ledger records are left: {self.ledger_files()}")
         expect(not self.directories(), f"directories are left: {self.directories()}")
         # One that cannot be removed is stale, and is replaced by the next start.
-        expect(not Path(self.names["unix"]).exists() or self.faults.call in ("lstat", "unlink"), "the socket file is left")
+        is_stale = self.faults.call in ("lstat", "unlink")
+        expect(is_stale or not Path(self.names["unix"]).exists(), "the socket file is left")
         eventually(lambda: not self.processes(), lambda: f"processes are left: {self.processes()}", PATIENCE)
 
     def failed_releases(self):

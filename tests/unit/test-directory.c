@@ -18,7 +18,7 @@
 #define NOBODY 65534
 
 static char base[64];      /* a directory of this test's own; we are in there */
-static char path[128];     /* base/work/TEMPLATE, unless the test says otherwise */
+static char path[128];     /* the path of its template below base, unless the test says otherwise */
 static char deep_name[64]; /* for deep trees */
 
 static const char *in_base(const char *name)
