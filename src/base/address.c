@@ -150,7 +150,7 @@ static const char *parse_ip(const char *text, struct endpoint *endpoint)
         in_port_t port;
 
         if (!colon)
-                return "it must be host:port, [v6]:port, *:port, /path.sock or @abstract";
+                return "it must be host:port, [v6]:port, *:port, /path.sock, @abstract or systemd:NAME";
         size_t length = (size_t)(colon - text);
         if (length >= sizeof(host))
                 return "the address is too long";
@@ -196,6 +196,19 @@ static const char *parse_unix(const char *text, struct endpoint *endpoint)
         return NULL;
 }
 
+/* As systemd has it, for FileDescriptorName= (systemd.socket(5)). */
+static const char *check_name(const char *name)
+{
+        if (*name == '\0')
+                return "the name after systemd: is missing";
+        if (strlen(name) > 255)
+                return "the name after systemd: has at most 255 bytes";
+        for (; *name != '\0'; name++)
+                if (*name < ' ' || *name > '~' || *name == ':')
+                        return "the name after systemd: has a ':' or another character that no name may have";
+        return NULL;
+}
+
 int endpoint_parse(const char *text, struct endpoint *ret, const char **ret_reason)
 {
         struct endpoint endpoint = { .kind = ENDPOINT_IP };
@@ -203,8 +216,7 @@ int endpoint_parse(const char *text, struct endpoint *ret, const char **ret_reas
 
         if (startswith(text, "systemd:")) {
                 endpoint.kind = ENDPOINT_SYSTEMD;
-                if (text[strlen("systemd:")] == '\0')
-                        reason = "the name after systemd: is missing";
+                reason = check_name(text + strlen("systemd:"));
         } else if (text[0] == '/' || text[0] == '@') {
                 endpoint.kind = text[0] == '/' ? ENDPOINT_UNIX : ENDPOINT_ABSTRACT;
                 reason = parse_unix(text, &endpoint);
@@ -226,4 +238,18 @@ void endpoint_deinit(struct endpoint *endpoint)
 {
         free(endpoint->text);
         endpoint->text = NULL;
+}
+
+void address_from_text(struct address *ret, const char *text)
+{
+        struct endpoint endpoint;
+        const char *reason;
+
+        *ret = (struct address){ .family = AF_UNSPEC };
+        if (text && streq(text, "unix"))
+                ret->family = AF_UNIX;
+        else if (text && endpoint_parse(text, &endpoint, &reason) == 0) {
+                address_from_socket(ret, &endpoint.address, endpoint.length);
+                endpoint_deinit(&endpoint);
+        }
 }

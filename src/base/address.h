@@ -37,6 +37,9 @@ const char *address_host(const struct address *address, char buffer[static ADDRE
 /* Writes host and port ("192.0.2.7:51514", "[2001:db8::1]:7400", "unix"); returns `buffer`. */
 const char *address_text(const struct address *address, char buffer[static ADDRESS_TEXT_MAX]);
 
+/* Undoes address_text(); AF_UNSPEC where it cannot be, and for NULL. */
+void address_from_text(struct address *ret, const char *text);
+
 /*
  * One value of the key `listen`, parsed: host:port, [v6]:port, *:port (IPv4 and IPv6 wildcard, as [::]),
  * /path.sock, @abstract, systemd:NAME. Hosts are numeric addresses; nothing is resolved.

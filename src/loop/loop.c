@@ -1,22 +1,28 @@
 /*
  * The loop. Relies on epoll(7): an edge-triggered descriptor reports its present state when it is added, and
- * each later change once. Deliberately not here: any thread, any priority between sources, any clock but
- * CLOCK_MONOTONIC.
+ * each later change once. Deliberately not here: any thread, any priority that a source could choose, any clock
+ * but CLOCK_MONOTONIC.
+ *
+ * Who was served and is not done yet stands behind whoever has news: so the end of a silent client is noticed at
+ * once beside a hundred that send as much as is taken. Those have SHARE_USEC of every turn, in rotation, which
+ * nobody can take from them.
  *
  * sd-event is embedded as one more descriptor: it is "armed" (sd_event_prepare(3)) whenever we wait. While it
- * is, sources for I/O, signals and children may be added to it, for they go straight to its own epoll; time
- * and defer sources may not, timers are the wheel's.
+ * is, sources for I/O, signals and children may be added to it, for they go straight to its own epoll; what has
+ * a part in the arming, as time and defer sources and so a bus have, needs loop_event_changed().
  */
 #include "loop/loop.h"
 #include <systemd/sd-event.h>
 
-#define N_EVENTS 256
+#define N_EVENTS   256
+#define SHARE_USEC 100
 
 struct loop {
         int epoll_fd;
         uint64_t now_usec;
         struct wheel wheel;
-        struct list ready;
+        struct list ready;      /* has news */
+        struct list again;      /* was served since, and is not done */
         struct source *current; /* whose `ready` runs; NULL once it was deinitialised in there */
         struct grave *graves;
         size_t n_sources;
@@ -66,6 +72,7 @@ int loop_new(struct loop **ret_loop)
         if (!loop)
                 return -ENOMEM;
         list_init(&loop->ready);
+        list_init(&loop->again);
         list_init(&loop->event_source.ready_link);
         loop->event_source.fd = -1;
         loop->now_usec = clock_usec(CLOCK_MONOTONIC);
@@ -137,15 +144,21 @@ static bool source_is_ready(const struct source *source)
         return source->pending & source->wanted;
 }
 
-static void loop_make_ready(struct loop *loop, struct source *source)
+static void make_ready(struct list *list, struct source *source)
 {
         if (source_is_ready(source) && !list_is_linked(&source->ready_link))
-                list_append(&loop->ready, &source->ready_link);
+                list_append(list, &source->ready_link);
+}
+
+void loop_event_changed(struct loop *loop)
+{
+        loop->event_source.pending |= EPOLLIN;
+        make_ready(&loop->ready, &loop->event_source);
 }
 
 static int timeout_msec(struct loop *loop, uint64_t timeout_usec)
 {
-        if (!list_is_empty(&loop->ready) || loop->is_exiting)
+        if (!list_is_empty(&loop->ready) || !list_is_empty(&loop->again) || loop->is_exiting)
                 return 0;
 
         uint64_t now_usec = clock_usec(CLOCK_MONOTONIC);
@@ -158,10 +171,45 @@ static int timeout_msec(struct loop *loop, uint64_t timeout_usec)
         return (int)MIN((next_usec - now_usec + USEC_PER_MSEC - 1) / USEC_PER_MSEC, (uint64_t)INT32_MAX);
 }
 
+static void source_serve(struct source *source, struct loop *loop)
+{
+        if (!source_is_ready(source)) /* a callback before it took back what it wanted or saw */
+                return;
+        loop->current = source;
+        source->ready(source);
+        if (loop->current)
+                make_ready(&loop->again, source);
+        loop->current = NULL;
+}
+
+/* Each source at most once, and one of those who wait at least. */
+static void loop_serve(struct loop *loop)
+{
+        struct list fresh = LIST_INIT(fresh), waiting = LIST_INIT(waiting);
+        uint64_t end_usec;
+
+        /* What becomes ready, or stays it, while these run waits for the next turn. */
+        list_splice(&fresh, &loop->ready);
+        list_splice(&waiting, &loop->again);
+        for (struct list *node; (node = list_take_first(&fresh));)
+                source_serve(container_of(node, struct source, ready_link), loop);
+        if (list_is_empty(&waiting))
+                return;
+
+        end_usec = clock_usec(CLOCK_MONOTONIC) + SHARE_USEC;
+        for (struct list *node; (node = list_take_first(&waiting));) {
+                source_serve(container_of(node, struct source, ready_link), loop);
+                if (clock_usec(CLOCK_MONOTONIC) >= end_usec)
+                        break;
+        }
+        /* Who had no turn is the next. */
+        list_splice(&waiting, &loop->again);
+        list_splice(&loop->again, &waiting);
+}
+
 int loop_turn(struct loop *loop, uint64_t timeout_usec)
 {
         struct epoll_event events[N_EVENTS];
-        struct list ready = LIST_INIT(ready);
         int n_events = epoll_wait(loop->epoll_fd, events, N_EVENTS, timeout_msec(loop, timeout_usec));
 
         if (n_events < 0 && errno != EINTR)
@@ -171,25 +219,12 @@ int loop_turn(struct loop *loop, uint64_t timeout_usec)
                 struct source *source = events[i].data.ptr;
 
                 source->pending |= (uint16_t)events[i].events;
-                loop_make_ready(loop, source);
+                make_ready(&loop->ready, source);
         }
 
         wheel_run(&loop->wheel, loop->now_usec);
 
-        /* What becomes ready, or stays it, while these run waits for the next turn: each source once. */
-        list_splice(&ready, &loop->ready);
-        for (struct list *node; (node = list_take_first(&ready));) {
-                struct source *source = container_of(node, struct source, ready_link);
-
-                if (!source_is_ready(source)) /* a callback before it took back what it wanted or saw */
-                        continue;
-                loop->current = source;
-                source->ready(source);
-                if (loop->current)
-                        loop_make_ready(loop, source);
-                loop->current = NULL;
-        }
-
+        loop_serve(loop);
         loop_bury_dead(loop);
         if (loop->hook)
                 loop->hook(loop->hook_userdata);
@@ -253,5 +288,5 @@ void source_want(struct source *source, struct loop *loop, uint32_t wanted)
 {
         source->wanted = (uint16_t)wanted;
         if (source->fd >= 0)
-                loop_make_ready(loop, source);
+                make_ready(&loop->ready, source);
 }

@@ -1,10 +1,10 @@
 /*
  * loop: edge-triggered epoll, mirrored into a ready list (← dbus-broker's dispatch).
  *
- * A turn: fetch kernel events and merge them into each source's `pending`; fire due timers; call each ready
- * source once; bury the dead; call the end-of-turn hook. The kernel tells each edge once and we remember it
- * in `pending` until somebody who saw EAGAIN clears it, so a source may stop in the middle (budget, pause)
- * and nothing is lost. Nothing else runs while events are collected, and source_deinit() takes the source
+ * A turn: fetch kernel events and merge them into each source's `pending`; fire due timers; call each source that
+ * has news once; call those that were called before and are still ready, in rotation and for a limited time;
+ * bury the dead; call the end-of-turn hook. The kernel tells each edge once and we remember it in `pending` until
+ * somebody who saw EAGAIN clears it, so a source may stop in the middle (budget, pause) and nothing is lost. Nothing else runs while events are collected, and source_deinit() takes the source
  * out of the ready list, so an event for a closed descriptor cannot reach its successor.
  *
  * All functions return 0 or a negative errno. Nothing here logs.
@@ -22,8 +22,8 @@ struct sd_event;
 typedef void (*source_fn)(struct source *source);
 
 /*
- * A descriptor in the loop. The descriptor stays the caller's. `ready` is called once a turn while
- * (pending & wanted). The kernel always tells EPOLLERR and EPOLLHUP; whether they wake is `wanted` alone.
+ * A descriptor in the loop. The descriptor stays the caller's. `ready` is called while (pending & wanted), at
+ * most once a turn. The kernel always tells EPOLLERR and EPOLLHUP; whether they wake is `wanted` alone.
  */
 struct source {
         struct list ready_link;
@@ -49,6 +49,8 @@ struct wheel *loop_wheel(struct loop *loop);
 
 /* The embedded sd-event, for signals, children (by pidfd) and the bus. */
 struct sd_event *loop_event(struct loop *loop);
+/* To be called after asking something of a bus that is attached to it, but for callbacks of sd-event itself. */
+void loop_event_changed(struct loop *loop);
 
 /* Called at the end of every turn, when nothing else runs any more. */
 void loop_set_turn_hook(struct loop *loop, void (*hook)(void *userdata), void *userdata);

@@ -146,11 +146,13 @@ END_TEST
 
 START_TEST(test_endpoint_faults)
 {
-        static const char port[] = "the port must be 1 to 65535",
-                          form[] = "it must be host:port, [v6]:port, *:port, /path.sock or @abstract",
-                          numeric[] = "the host must be a numeric address",
-                          ipv6[] = "what stands in [] must be an IPv6 address",
-                          brackets[] = "an IPv6 address stands in [], the port after it";
+        static const char
+                port[] = "the port must be 1 to 65535",
+                form[] = "it must be host:port, [v6]:port, *:port, /path.sock, @abstract or systemd:NAME",
+                numeric[] = "the host must be a numeric address",
+                ipv6[] = "what stands in [] must be an IPv6 address",
+                brackets[] = "an IPv6 address stands in [], the port after it",
+                systemd[] = "the name after systemd: has a ':' or another character that no name may have";
         static const struct {
                 const char *text, *reason;
         } rows[] = {
@@ -177,6 +179,10 @@ START_TEST(test_endpoint_faults)
                 { "@", "the name of the UNIX socket is missing" },
                 { NAME_107 "7", "the name of a UNIX socket has at most 107 bytes" },
                 { "systemd:", "the name after systemd: is missing" },
+                { "systemd:a:b", systemd },
+                { "systemd:a\tb", systemd },
+                { "systemd:\xc3\xa4", systemd },
+                { "systemd:" NAME_107 NAME_107 NAME_107, "the name after systemd: has at most 255 bytes" },
                 { NAME_107 ":80", "the name of a UNIX socket has at most 107 bytes" },
                 { "x" NAME_107 ":80", "the address is too long" },
         };

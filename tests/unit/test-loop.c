@@ -1,6 +1,6 @@
 /*
- * What loop/loop promises: an edge that the kernel told once is remembered, each ready source runs once a
- * turn, what was deinitialised is never called, and the order of a turn: events, timers, sources, the dead,
+ * What loop/loop promises: an edge that the kernel told once is remembered, each ready source runs at most once a
+ * turn, who has news before who had a turn, what was deinitialised is never called, and the order of a turn: events, timers, sources, the dead,
  * the hook.
  */
 #include "aborts.h"
@@ -141,6 +141,43 @@ START_TEST(test_loop_is_fair)
         }
         ck_assert_uint_eq(quiet.n_calls, 1);
         end_deinit(&flood);
+        end_deinit(&quiet);
+        finish();
+}
+END_TEST
+
+static void end_read_slowly(struct source *source)
+{
+        uint64_t until_usec = clock_usec(CLOCK_MONOTONIC) + 2 * USEC_PER_MSEC;
+
+        while (clock_usec(CLOCK_MONOTONIC) < until_usec)
+                ;
+        end_read(source);
+}
+
+/* Those who are never done share a part of each turn, in rotation; who has news waits for one of them, not all. */
+START_TEST(test_loop_serves_news_first)
+{
+        enum { N = 4 };
+        struct end floods[N], quiet;
+
+        begin();
+        for (unsigned i = 0; i < N; i++) {
+                end_init(&floods[i], EPOLLIN, end_read_slowly);
+                floods[i].budget = 1;
+                say(&floods[i], 64);
+        }
+        end_init(&quiet, EPOLLIN, end_read);
+        turn(); /* they are news themselves */
+        for (unsigned i = 1; i <= 5 * N; i++) {
+                say(&quiet, 1);
+                turn();
+                ck_assert_uint_eq(quiet.n_bytes, i);
+                for (unsigned j = 0; j < N; j++)
+                        ck_assert_uint_eq(floods[j].n_calls, 1 + (i + N - 1 - j) / N);
+        }
+        for (unsigned i = 0; i < N; i++)
+                end_deinit(&floods[i]);
         end_deinit(&quiet);
         finish();
 }
@@ -710,7 +747,7 @@ START_TEST(test_loop_free_asserts)
 }
 END_TEST
 
-UNIT_MAIN("loop", test_loop_remembers_edges, test_loop_is_fair, test_loop_want,
+UNIT_MAIN("loop", test_loop_remembers_edges, test_loop_is_fair, test_loop_serves_news_first, test_loop_want,
           test_loop_hangup_wakes_only_who_wants_it, test_loop_many, test_loop_deinit_another,
           test_loop_pause_another, test_loop_no_stale_event, test_loop_free_oneself, test_loop_deinit_oneself,
           test_loop_deinit_and_init_oneself, test_loop_order, test_loop_timer_deinits_source,
