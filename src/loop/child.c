@@ -4,19 +4,22 @@
  * user is made with fork(2) instead: as long as it shared our memory, the kernel would take us for a program
  * that changed its user, too, and forbid us core dumps (PR_SET_DUMPABLE(2const)).
  *
- * What goes wrong before the program runs comes back through a pipe that execve closes. Deliberately not here:
- * any wait for the end of a child, and the name service after the fork.
+ * What goes wrong before the program runs comes back through a pipe that execve closes. Whoever dies between the
+ * fork and the program: no program runs that was not announced, for a child whose parent is gone ends, too.
+ * Deliberately not here: any wait for the end of a child, and the name service after the fork.
  */
 #include "loop/child.h"
 #include "base/words.h"
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -33,6 +36,7 @@ struct plan {
         gid_t *groups;
         int n_groups;
         int error_fd;
+        pid_t parent;
 };
 
 void child_keep_limits(void)
@@ -82,8 +86,6 @@ static int set_up(int stdin_fd, int stdout_fd, int stderr_fd, int close_flags)
 
         for (int signal = 1; signal < NSIG; signal++)
                 (void)syscall(SYS_rt_sigaction, signal, by_default, NULL, sizeof(uint64_t));
-        if (setpgid(0, 0) < 0)
-                return -errno;
         r = set_descriptors(stdin_fd, stdout_fd, stderr_fd);
         if (r < 0)
                 return r;
@@ -108,6 +110,21 @@ static int become_user(const struct plan *plan)
         return 0;
 }
 
+/*
+ * What drop-ins of our unit give to us is not for our commands: one that runs as its own user could become any
+ * other with it. Every other capability that the unit has, an administrator gave it for them.
+ */
+static int keep_own_capabilities_back(void)
+{
+        static const int own[] = { CAP_NET_BIND_SERVICE, CAP_SETUID,      CAP_SETGID, CAP_KILL, CAP_CHOWN,
+                                   CAP_FOWNER,           CAP_DAC_OVERRIDE };
+
+        for (size_t i = 0; i < ARRAY_SIZE(own); i++)
+                if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_LOWER, own[i], 0, 0) < 0)
+                        return -errno;
+        return 0;
+}
+
 static void unblock_signals(void)
 {
         sigset_t none;
@@ -119,12 +136,21 @@ static void unblock_signals(void)
 _Noreturn static void run_program(const struct plan *plan)
 {
         const struct child_options *options = plan->options;
-        int r = set_up(options->stdin_fd, options->stdout_fd, options->stderr_fd, CLOSE_RANGE_CLOEXEC);
+        int r = setpgid(0, 0) < 0 ? -errno : 0;
 
+        /* Before it has the limits of another, with the group that it will be ended with. */
+        if (r == 0 && options->announce)
+                r = options->announce(options->userdata);
+        if (r == 0)
+                r = set_up(options->stdin_fd, options->stdout_fd, options->stderr_fd, CLOSE_RANGE_CLOEXEC);
         if (r == 0)
                 r = become_user(plan);
+        if (r == 0)
+                r = keep_own_capabilities_back();
         if (r == 0 && chdir(options->working_directory) < 0)
                 r = -errno;
+        if (r == 0 && getppid() != plan->parent)
+                r = -ECANCELED;
         if (r == 0) {
                 unblock_signals();
                 (void)execve(plan->path, options->argv, options->environment);
@@ -190,6 +216,7 @@ static int plan_init(struct plan *plan, const struct child_options *options)
 {
         *plan = (struct plan){
                 .options = options,
+                .parent = getpid(),
                 .changes_user = (options->uid != (uid_t)-1 && options->uid != geteuid()) ||
                                 (options->gid != (gid_t)-1 && options->gid != getegid()),
         };
@@ -266,7 +293,7 @@ int child_fork(struct child *child, struct loop *loop, int (*work)(void *userdat
         block_signals(&mask);
         pid_t pid = fork();
         if (pid == 0) {
-                if (set_up(-1, -1, stderr_fd, 0) < 0)
+                if (setpgid(0, 0) < 0 || set_up(-1, -1, stderr_fd, 0) < 0)
                         _exit(126);
                 unblock_signals();
                 _exit(work(userdata));

@@ -25,7 +25,13 @@ struct child_options {
                 user_name; /* for initgroups(3); NULL: the supplementary groups are dropped when uid is given */
         uid_t uid;         /* (uid_t)-1: stay who we are */
         gid_t gid;         /* (gid_t)-1: likewise */
-        int stdin_fd;      /* -1: /dev/null, for all three; never 0 to 2; borrowed */
+        /*
+         * Called in the child before it is anybody but us, to write down that it exists: 0, or a negative errno that
+         * child_start() returns. NULL: nothing. What it changes in memory may be lost (vfork(2), or fork(2)).
+         */
+        int (*announce)(void *userdata);
+        void *userdata;
+        int stdin_fd; /* -1: /dev/null, for all three; never 0 to 2; borrowed */
         int stdout_fd;
         int stderr_fd;
 };

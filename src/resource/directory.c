@@ -1,7 +1,9 @@
 /*
  * directory: promises that a directory appears at its path complete, with owner and mode, or not at all; and
- * that what is removed is that very directory, by device and inode. It is made under a random name, which the
- * ledger knows beforehand, and moved to its place with renameat2(RENAME_NOREPLACE).
+ * that what is removed is that very directory, by device, inode and time of birth, for inodes are used again. It
+ * is made under a random name, which the ledger knows beforehand, and moved to its place with
+ * renameat2(RENAME_NOREPLACE) when the ledger knows the rest. After a reboot the device may have another number:
+ * a persistent one is told by the rest, so its file system has to keep times of birth (statx(2)).
  *
  * A parent must belong to root or to us, and may not be writable by anybody else: not by all, not by a group
  * other than root's or ours. Further up a sticky directory such as /tmp is good enough, since nobody else can
@@ -22,6 +24,7 @@
 #include <stdio.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 
 #define REASON_MAX 512
@@ -31,8 +34,10 @@ struct directory {
         char *path;         /* absolute, without a slash at the end */
         const char *name;   /* the last component of it */
         char temporary[32]; /* its name while it is made */
-        dev_t device;       /* 0 and 0: not known, it was not made or a crash came between */
-        ino_t inode;
+        int parent_fd;      /* while it is made, else -1 */
+        ino_t inode;        /* 0: not known, it was not made or a crash came between */
+        dev_t device;       /* 0: not known, it may have changed with a reboot */
+        uint64_t birth;     /* in ns; 0: its file system does not say */
         struct child remover;
         struct lines err;
         char *reason; /* what the remover said */
@@ -46,6 +51,7 @@ static void directory_forget(struct claim *claim)
                 return;
         child_deinit(&directory->remover);
         lines_deinit(&directory->err);
+        (void)fd_close(directory->parent_fd);
         free(directory->path);
         free(directory->reason);
         free(directory);
@@ -80,6 +86,7 @@ static int directory_new(struct directory **ret_directory, struct claim *claim, 
         directory->claim = claim;
         directory->path = path;
         directory->name = strrchr(path, '/') + 1;
+        directory->parent_fd = -1;
         *ret_directory = directory;
         return 0;
 }
@@ -121,6 +128,37 @@ static int directory_prepare(struct claim *claim, char **ret_reason)
         (void)snprintf(directory->temporary, sizeof(directory->temporary), ".tetherd-%016" PRIx64, random);
         claim->data = directory;
         return 0;
+}
+
+/* ---- which one it is ---- */
+
+/* What is called `name`, or the directory `fd` itself where that is empty. */
+static int look_at(int fd, const char *name, struct statx *ret)
+{
+        const int flags = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH;
+
+        return statx(fd, name, flags, STATX_INO | STATX_BTIME, ret) < 0 ? -errno : 0;
+}
+
+static uint64_t birth_of(const struct statx *stx)
+{
+        if (!(stx->stx_mask & STATX_BTIME))
+                return 0;
+        return (uint64_t)stx->stx_btime.tv_sec * 1000000000 + stx->stx_btime.tv_nsec;
+}
+
+static dev_t device_of(const struct statx *stx)
+{
+        return makedev(stx->stx_dev_major, stx->stx_dev_minor);
+}
+
+static bool is_it(const struct directory *directory, const struct statx *stx)
+{
+        bool is_known = directory->device != 0 || directory->birth != 0;
+
+        return is_known && stx->stx_ino == directory->inode &&
+               (directory->device == 0 || device_of(stx) == directory->device) &&
+               (directory->birth == 0 || birth_of(stx) == directory->birth);
 }
 
 /* ---- the way to it ---- */
@@ -202,75 +240,115 @@ static int open_parent(const struct directory *directory, bool is_load, char rea
 
 /* ---- loading ---- */
 
+/* Its load ends with what went wrong, and takes back what was made. */
+static void abort_load(struct directory *directory, const char *reason)
+{
+        int parent_fd = TAKE_FD(directory->parent_fd);
+        bool is_clean = unlinkat(parent_fd, directory->temporary, AT_REMOVEDIR) == 0;
+
+        (void)fd_close(parent_fd);
+        claim_load_failed(directory->claim, is_clean, -1, reason);
+}
+
+/* The ledger knows which one it is. */
+static void directory_secured(struct claim *claim, int error)
+{
+        struct directory *directory = claim->data;
+        int parent_fd = directory->parent_fd;
+        char reason[REASON_MAX];
+
+        if (error < 0) {
+                (void)explain(reason, error, "%s cannot be set up", directory->path);
+                abort_load(directory, reason);
+        } else if (renameat2(parent_fd, directory->temporary, parent_fd, directory->name, RENAME_NOREPLACE) <
+                   0) {
+                (void)explain(reason, -errno, "%s cannot be made", directory->path);
+                abort_load(directory, reason);
+        } else {
+                directory->parent_fd = fd_close(parent_fd);
+                claim_loaded(claim, directory->path);
+        }
+}
+
 /* Owner first: changing it takes bits away from the mode. */
 static int set_attributes(struct directory *directory, int fd)
 {
         const struct resource_config *config = directory->claim->config;
-        struct stat st;
+        struct statx stx;
+        int r;
 
         if ((config->user != (uid_t)-1 || config->group != (gid_t)-1) &&
             fchown(fd, config->user, config->group) < 0)
                 return -errno;
-        if (fchmod(fd, config->mode) < 0 || fstat(fd, &st) < 0)
+        if (fchmod(fd, config->mode) < 0)
                 return -errno;
-        directory->device = st.st_dev;
-        directory->inode = st.st_ino;
-        return claim_save(directory->claim);
+        r = look_at(fd, "", &stx);
+        if (r < 0)
+                return r;
+        directory->inode = stx.stx_ino;
+        directory->device = device_of(&stx);
+        directory->birth = birth_of(&stx);
+        return directory->claim->is_persistent && directory->birth == 0 ? -EOPNOTSUPP : 0;
 }
 
-static int fill_in_and_move(struct directory *directory, int parent_fd, char reason[static REASON_MAX])
+static int fill_in(struct directory *directory)
 {
-        _cleanup_close_ int fd =
-                openat(parent_fd, directory->temporary, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        int r = fd < 0 ? -errno : set_attributes(directory, fd);
+        _cleanup_close_ int fd = openat(directory->parent_fd, directory->temporary,
+                                        O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
-        if (r < 0)
-                return explain(reason, r, "%s cannot be set up", directory->path);
-        if (renameat2(parent_fd, directory->temporary, parent_fd, directory->name, RENAME_NOREPLACE) < 0)
-                return explain(reason, -errno, "%s cannot be made", directory->path);
-        return 0;
+        return fd < 0 ? -errno : set_attributes(directory, fd);
 }
 
 static void directory_load(struct claim *claim)
 {
         struct directory *directory = claim->data;
         char reason[REASON_MAX];
-        bool is_clean = true;
-        int r;
 
-        _cleanup_close_ int parent_fd = open_parent(directory, true, reason);
-        r = parent_fd < 0 ? parent_fd : 0;
+        int parent_fd = open_parent(directory, true, reason);
+        int r = parent_fd < 0 ? parent_fd : 0;
+
         if (r == 0 && mkdirat(parent_fd, directory->temporary, S_IRWXU) < 0)
                 r = explain(reason, -errno, "%s cannot be made", directory->path);
-        else if (r == 0) {
-                r = fill_in_and_move(directory, parent_fd, reason);
-                if (r < 0)
-                        is_clean = unlinkat(parent_fd, directory->temporary, AT_REMOVEDIR) == 0;
+        if (r < 0) {
+                (void)fd_close(parent_fd);
+                claim_load_failed(claim, true, -1, reason);
+                return;
         }
-        if (r < 0)
-                claim_load_failed(claim, is_clean, -1, reason);
-        else
-                claim_loaded(claim, directory->path);
+        directory->parent_fd = parent_fd;
+        r = fill_in(directory);
+        if (r == 0) {
+                claim_secure(claim, directory_secured);
+        } else {
+                (void)explain(reason, r,
+                              r == -EOPNOTSUPP
+                                      ? "%s cannot be persistent on a file system without times of birth"
+                                      : "%s cannot be set up",
+                              directory->path);
+                abort_load(directory, reason);
+        }
 }
 
 /* ---- releasing ---- */
 
-/* 0: `name` is our directory, or without device and inode, is there at all; -ENOENT: it is not; or another errno. */
-static int find(const struct directory *directory, int parent_fd, const char *name, struct stat *ret)
+/*
+ * 0: `name` is our directory, or, where it is not known which one that is, is there at all; -ENOENT: it is not;
+ * or another errno.
+ */
+static int find(const struct directory *directory, int parent_fd, const char *name, struct statx *ret)
 {
-        bool is_any = directory->inode == 0;
+        int r = look_at(parent_fd, name, ret);
 
-        if (fstatat(parent_fd, name, ret, AT_SYMLINK_NOFOLLOW) < 0)
-                return -errno;
-        return is_any || (ret->st_dev == directory->device && ret->st_ino == directory->inode) ? 0 : -ENOENT;
+        if (r < 0)
+                return r;
+        return directory->inode == 0 || is_it(directory, ret) ? 0 : -ENOENT;
 }
 
 /*
- * Where it is: at its place, or still under its temporary name, which nobody else would use. Without device and
- * inode it never came to its place: what is there is not ours. 0; -ENOENT: it is gone; or another errno: who
+ * Where it is: at its place, or still under its temporary name, which nobody else would use. Without an inode it
+ * never came to its place: what is there is not ours. 0; -ENOENT: it is gone; or another errno: who
  * knows.
  */
-static int locate(const struct directory *directory, int parent_fd, const char **ret_name, struct stat *ret)
+static int locate(const struct directory *directory, int parent_fd, const char **ret_name, struct statx *ret)
 {
         int r = directory->inode == 0 ? -ENOENT : find(directory, parent_fd, directory->name, ret);
 
@@ -289,18 +367,18 @@ static int remove_tree(void *userdata)
 {
         const struct directory *directory = userdata;
         char reason[REASON_MAX], path[TREE_PATH_MAX];
-        struct stat st;
+        struct statx stx;
         const char *name;
         int r;
 
         _cleanup_close_ int parent_fd = open_parent(directory, false, reason);
-        r = parent_fd < 0 ? parent_fd : locate(directory, parent_fd, &name, &st);
+        r = parent_fd < 0 ? parent_fd : locate(directory, parent_fd, &name, &stx);
         if (is_gone(r))
                 return 0;
         if (parent_fd >= 0 && r < 0) {
                 (void)explain(reason, r, "%s cannot be removed", directory->path);
         } else if (r == 0) {
-                r = tree_remove(parent_fd, name, st.st_dev, st.st_ino, path);
+                r = tree_remove(parent_fd, name, device_of(&stx), stx.stx_ino, path);
                 if (r < 0)
                         (void)explain(reason, r, "%s cannot be removed", path);
         }
@@ -354,10 +432,9 @@ static void start_remover(struct directory *directory)
 static void say_what_is_there(struct directory *directory, int parent_fd)
 {
         char text[REASON_MAX];
-        struct stat st;
+        struct statx stx;
 
-        if (parent_fd < 0 || directory->inode == 0 ||
-            fstatat(parent_fd, directory->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        if (parent_fd < 0 || directory->inode == 0 || look_at(parent_fd, directory->name, &stx) < 0)
                 return;
         (void)snprintf(text, sizeof(text), "%s is not the one that was made any more: left alone",
                        directory->path);
@@ -368,12 +445,12 @@ static void directory_release(struct claim *claim)
 {
         struct directory *directory = claim->data;
         char reason[REASON_MAX];
-        struct stat st;
+        struct statx stx;
         const char *name;
         int r;
 
         _cleanup_close_ int parent_fd = open_parent(directory, false, reason);
-        r = parent_fd < 0 ? parent_fd : locate(directory, parent_fd, &name, &st);
+        r = parent_fd < 0 ? parent_fd : locate(directory, parent_fd, &name, &stx);
         if (is_gone(r)) {
                 say_what_is_there(directory, parent_fd);
                 claim_released(claim);
@@ -396,7 +473,10 @@ static void directory_stop(struct claim *claim)
 {
         struct directory *directory = claim->data;
 
-        child_kill(&directory->remover, SIGKILL);
+        if (directory->parent_fd >= 0) /* it waits for the disk */
+                abort_load(directory, "stopped");
+        else
+                child_kill(&directory->remover, SIGKILL);
 }
 
 /* ---- the ledger record ---- */
@@ -415,6 +495,8 @@ static int directory_save(const struct claim *claim, char ***fields)
                 r = strv_appendf(fields, "device=%" PRIu64, (uint64_t)directory->device);
         if (r == 0)
                 r = strv_appendf(fields, "inode=%" PRIu64, (uint64_t)directory->inode);
+        if (r == 0)
+                r = strv_appendf(fields, "birth=%" PRIu64, directory->birth);
         return r;
 }
 
@@ -422,7 +504,7 @@ static int directory_restore(struct claim *claim, char *const *fields, char **re
 {
         const char *path = fields_get(fields, "path"), *temporary = fields_get(fields, "temporary");
         struct directory *directory;
-        uint64_t device, inode;
+        uint64_t device, inode, birth;
         char *copy;
         int r;
 
@@ -430,8 +512,9 @@ static int directory_restore(struct claim *claim, char *const *fields, char **re
                 return 0;
         if (!path || !path_is_good(path) || !temporary || strlen(temporary) >= sizeof(directory->temporary) ||
             !startswith(temporary, ".tetherd-") || strchr(temporary, '/') ||
-            fields_get_u64(fields, "device", &device) < 0 || fields_get_u64(fields, "inode", &inode) < 0) {
-                *ret_reason = strdup("path, temporary, device or inode is missing or wrong");
+            fields_get_u64(fields, "device", &device) < 0 || fields_get_u64(fields, "inode", &inode) < 0 ||
+            fields_get_u64(fields, "birth", &birth) < 0) {
+                *ret_reason = strdup("path, temporary, device, inode or birth is missing or wrong");
                 return *ret_reason ? RESOURCE_E_INVALID : -ENOMEM;
         }
         copy = strdup(path);
@@ -441,8 +524,9 @@ static int directory_restore(struct claim *claim, char *const *fields, char **re
         if (r < 0)
                 return r;
         (void)stpcpy(directory->temporary, temporary);
-        directory->device = (dev_t)device;
         directory->inode = (ino_t)inode;
+        directory->device = claim->lease->is_rebooted ? 0 : (dev_t)device;
+        directory->birth = birth;
         claim->data = directory;
         return 0;
 }

@@ -1,6 +1,6 @@
 /*
  * What resources see of their connection: specifiers and the environment of commands, as interface.md lists
- * them, and no more; and the fields of a ledger record. Relies on the daemon being single-threaded.
+ * them, and no more. Relies on the daemon being single-threaded.
  * Deliberately not here: what a specifier may not bring into a word or path; that is base/words.
  */
 #include "resource/lease.h"
@@ -204,33 +204,4 @@ int claim_phase_environment(const struct claim *claim, char *const *base, const 
         if (r == 0)
                 *ret_environment = TAKE_PTR(environment);
         return r;
-}
-
-/* ---- the fields of a ledger record ---- */
-
-const char *fields_get(char *const *fields, const char *name)
-{
-        size_t length = strlen(name);
-
-        for (; fields && *fields; fields++)
-                if (strncmp(*fields, name, length) == 0 && (*fields)[length] == '=')
-                        return *fields + length + 1;
-        return NULL;
-}
-
-int fields_get_u64(char *const *fields, const char *name, uint64_t *ret)
-{
-        const char *text = fields_get(fields, name);
-        char *end;
-
-        if (!text)
-                return -ENOENT;
-        if (!isdigit((unsigned char)*text)) /* strtoull(3) takes blanks and signs */
-                return -EINVAL;
-        errno = 0;
-        unsigned long long value = strtoull(text, &end, 10);
-        if (errno != 0 || *end != '\0')
-                return -EINVAL;
-        *ret = value;
-        return 0;
 }

@@ -1,7 +1,8 @@
 /*
  * exec: two commands, one loads, one releases. Promises that a claim can be released from its ledger record
  * alone: the release command and its environment are expanded before the load begins. The record also names
- * the command that runs, so that the next daemon ends one that outlived this one before it runs another.
+ * the command that runs, before it does, so that the next daemon ends one that outlived this one before it runs
+ * another.
  *
  * Deliberately not here: retries and timeouts, which are the lease's; and any SIGTERM: a command whose time is
  * over is killed, with its process group, for a promise about time cannot wait for its good will.
@@ -185,6 +186,17 @@ static void exec_err(struct lines *lines, const char *line, bool is_cut _unused_
         claim_output(container_of(lines, struct exec, err)->claim, line);
 }
 
+/* In the child. What nobody could end after a crash may not run; a release is needed more than that. */
+static int exec_announce(void *userdata)
+{
+        struct exec *exec = userdata;
+        int r = process_identify(getpid(), &exec->process);
+
+        if (r == 0)
+                r = claim_save(exec->claim);
+        return exec->is_loading ? r : 0;
+}
+
 static int exec_start(struct exec *exec, char *const *argv)
 {
         struct loop *loop = claim_loop(exec->claim);
@@ -208,6 +220,8 @@ static int exec_start(struct exec *exec, char *const *argv)
                 .user_name = exec->user_name,
                 .uid = exec->uid,
                 .gid = exec->gid,
+                .announce = exec_announce,
+                .userdata = exec,
                 .stdin_fd = -1,
                 .stdout_fd = out_fd,
                 .stderr_fd = err_fd,
@@ -226,17 +240,14 @@ static void exec_run(struct exec *exec, char *const *argv, bool is_loading)
 
                 lines_deinit(&exec->out);
                 lines_deinit(&exec->err);
+                exec->process = (struct process_identity){ 0 };
                 (void)snprintf(reason, sizeof(reason), "%s cannot be %s: %s", argv[0],
                                is_lost ? "watched, it was killed" : "started",
                                strerror(is_lost ? EMFILE : -r));
                 exec_fail(exec, !is_lost, -1, reason); /* one that never ran left nothing */
-                return;
+        } else if (exec->process.pid == 0) {           /* the child had a memory of its own */
+                (void)process_identify(exec->child.pid, &exec->process);
         }
-
-        /* What nobody could end after a crash may not go on; a release is needed more than that. */
-        if (process_identify(exec->child.pid, &exec->process) == 0 && claim_save(exec->claim) < 0 &&
-            is_loading)
-                child_kill(&exec->child, SIGKILL);
 }
 
 static void exec_load(struct claim *claim)

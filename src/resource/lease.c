@@ -41,6 +41,7 @@ static int queue_get(struct leases *leases, const char *name, struct queue **ret
         list_init(&queue->link);
         list_init(&queue->releases);
         list_init(&queue->loads);
+        list_init(&queue->under_way);
         list_append(&leases->queues, &queue->link);
         *ret_queue = queue;
         return 0;
@@ -64,12 +65,31 @@ static void queue_run(struct queue *queue)
         queue->is_running = false;
 }
 
-static void queue_leave(struct queue *queue)
+/* A lease may be younger than the configuration in force, and born with an older one. */
+static void queue_configure(struct queue *queue, const struct resource_config *resource)
 {
+        queue->n_max = resource->max_concurrent;
+        queue->is_configured = true;
+}
+
+/* The claim's command is under way now. */
+static void queue_enter(struct claim *claim)
+{
+        if (!claim->queue)
+                return;
+        claim->queue->n_under_way++;
+        list_append(&claim->queue->under_way, &claim->queue_link);
+}
+
+static void queue_leave(struct claim *claim)
+{
+        struct queue *queue = claim->queue;
+
         if (!queue)
                 return;
-        assert(queue->n_under_way > 0);
+        assert(queue->n_under_way > 0 && list_is_linked(&claim->queue_link));
         queue->n_under_way--;
+        list_unlink(&claim->queue_link);
         queue_run(queue);
 }
 
@@ -92,6 +112,12 @@ static void claim_enter(struct claim *claim, enum claim_state state, uint64_t sp
         timer_arm(loop_wheel(claim_loop(claim)), &claim->timer, deadline_after(claim->state_usec, span_usec));
 }
 
+static void claim_say_ledger(const struct claim *claim, const char *what, int error)
+{
+        log_message(journal_of(claim), LOG_WARNING, "connection %" PRIx64 ": the ledger cannot be %s: %s",
+                    claim->lease->subject.id, what, strerror(-error));
+}
+
 int claim_save(struct claim *claim)
 {
         struct ledger *ledger = claim->lease->leases->ledger;
@@ -101,10 +127,32 @@ int claim_save(struct claim *claim)
                 return 0;
         r = ledger_save(ledger, claim);
         if (r < 0)
-                log_message(journal_of(claim), LOG_WARNING,
-                            "connection %" PRIx64 ": the ledger cannot be written: %s",
-                            claim->lease->subject.id, strerror(-r));
+                claim_say_ledger(claim, "written", r);
         return r;
+}
+
+static void claim_synced(struct sync *sync, int error)
+{
+        struct claim *claim = container_of(sync, struct claim, sync);
+
+        if (error < 0)
+                claim_say_ledger(claim, "synced", error);
+        claim->secured(claim, error);
+}
+
+void claim_secure(struct claim *claim, void (*secured)(struct claim *claim, int error))
+{
+        struct ledger *ledger = claim->lease->leases->ledger;
+        int r = claim_save(claim);
+
+        if (r == 0 && claim->is_persistent && ledger) {
+                claim->secured = secured;
+                r = ledger_sync(ledger, claim->lease, &claim->sync, claim_synced);
+                if (r == 0)
+                        return;
+                claim_say_ledger(claim, "synced", r);
+        }
+        secured(claim, r);
 }
 
 static void claim_report(const struct claim *claim, const char *phase, int exit_status, const char *reason,
@@ -158,24 +206,38 @@ static void claim_begin_load(struct claim *claim)
         queue_run(claim->queue);
 }
 
-static void claim_start_load(struct claim *claim)
+static void claim_intent_secured(struct claim *claim, int error)
 {
-        int r;
-
-        if (claim->queue)
-                claim->queue->n_under_way++;
-        claim_enter(claim, CLAIM_LOADING, claim->config->load_timeout);
-        r = claim_save(claim); /* intent before effect */
-        if (r == 0) {
-                claim->type->load(claim);
+        if (error < 0) {
+                queue_leave(claim);
+                claim_fail_load(claim, LEASE_LOAD_FAILED, false, -1, "the ledger cannot be written");
                 return;
         }
-        queue_leave(claim->queue);
-        claim_fail_load(claim, LEASE_LOAD_FAILED, false, -1, "the ledger cannot be written");
+        if (claim->state == CLAIM_INTENDED)
+                claim_enter(claim, CLAIM_LOADING, claim->config->load_timeout);
+        claim->type->load(claim);
+}
+
+static void claim_start_load(struct claim *claim)
+{
+        queue_enter(claim);
+        claim_enter(claim, claim->is_persistent ? CLAIM_INTENDED : CLAIM_LOADING,
+                    claim->config->load_timeout);
+        claim_secure(claim, claim_intent_secured); /* intent before effect */
+}
+
+/* Not begun: its intent, if the ledger has it, is taken back. */
+static void claim_drop_intent(struct claim *claim)
+{
+        sync_deinit(&claim->sync);
+        claim_enter(claim, CLAIM_EMPTY, USEC_INFINITY);
+        (void)claim_save(claim);
+        queue_leave(claim);
 }
 
 static void claim_begin_release(struct claim *claim)
 {
+        sync_deinit(&claim->sync); /* that it is loaded need not be on disk any more */
         if (!claim->queue) {
                 claim_start_release(claim);
                 return;
@@ -187,14 +249,14 @@ static void claim_begin_release(struct claim *claim)
 
 static void claim_start_release(struct claim *claim)
 {
-        if (claim->queue)
-                claim->queue->n_under_way++;
+        queue_enter(claim);
         claim_enter(claim, CLAIM_RELEASING, claim->release_timeout_usec);
         claim->type->release(claim);
 }
 
 static void claim_timer(struct timer *timer)
 {
+        static const char disk_timed_out[] = "its ledger record was not on disk within load_timeout";
         struct claim *claim = container_of(timer, struct claim, timer);
 
         switch (claim->state) {
@@ -203,9 +265,19 @@ static void claim_timer(struct timer *timer)
                 claim_fail_load(claim, LEASE_LOAD_TIMEOUT, false, -1,
                                 "waited in the queue for longer than queue_timeout");
                 break;
+        case CLAIM_INTENDED:
+                sync_deinit(&claim->sync);
+                queue_leave(claim);
+                claim_fail_load(claim, LEASE_LOAD_TIMEOUT, false, -1, disk_timed_out);
+                break;
         case CLAIM_LOADING:
                 claim_enter(claim, CLAIM_LOAD_STOPPING, USEC_INFINITY);
+                sync_deinit(&claim->sync);
                 claim->type->stop(claim);
+                break;
+        case CLAIM_LOADED:
+                sync_deinit(&claim->sync);
+                claim_fail_load(claim, LEASE_LOAD_TIMEOUT, true, -1, disk_timed_out);
                 break;
         case CLAIM_RELEASING:
                 claim_enter(claim, CLAIM_RELEASE_STOPPING, USEC_INFINITY);
@@ -237,10 +309,20 @@ static bool value_is_valid(const char *value)
         return length <= CLAIM_VALUE_MAX;
 }
 
+static void claim_fact_secured(struct claim *claim, int error)
+{
+        /* Without the fact, the intent stands in the ledger: after a crash it is released as well. */
+        if (error < 0 && claim->is_persistent) {
+                claim_fail_load(claim, LEASE_LOAD_FAILED, true, -1, "the ledger cannot be written");
+                return;
+        }
+        if (claim->is_persistent)
+                claim_enter(claim, CLAIM_LOADED, USEC_INFINITY);
+        lease_step(claim->lease);
+}
+
 void claim_loaded(struct claim *claim, const char *value)
 {
-        struct lease *lease = claim->lease;
-
         assert(claim->state == CLAIM_LOADING || claim->state == CLAIM_LOAD_STOPPING);
         if (!value_is_valid(value)) {
                 claim_load_failed(claim, false, -1,
@@ -256,11 +338,9 @@ void claim_loaded(struct claim *claim, const char *value)
                 claim_load_failed(claim, false, -1, "out of memory");
                 return;
         }
-        claim_enter(claim, CLAIM_LOADED, USEC_INFINITY);
-        (void)claim_save(
-                claim); /* the intent stands in the ledger: without the fact it is released as well */
-        queue_leave(claim->queue);
-        lease_step(lease);
+        claim_enter(claim, CLAIM_LOADED, claim->is_persistent ? claim->config->load_timeout : USEC_INFINITY);
+        queue_leave(claim);
+        claim_secure(claim, claim_fact_secured);
 }
 
 void claim_load_failed(struct claim *claim, bool is_said, int exit_status, const char *reason)
@@ -270,7 +350,7 @@ void claim_load_failed(struct claim *claim, bool is_said, int exit_status, const
         char text[SPAN_TEXT_MAX + 32];
 
         assert(claim->state == CLAIM_LOADING || is_timeout);
-        queue_leave(claim->queue);
+        queue_leave(claim);
         claim_fail_load(claim, is_timeout ? LEASE_LOAD_TIMEOUT : LEASE_LOAD_FAILED, may_have_left,
                         exit_status, is_timeout ? timed_out(claim->config->load_timeout, text) : reason);
 }
@@ -282,7 +362,7 @@ void claim_released(struct claim *claim)
         assert(claim->state == CLAIM_RELEASING || claim->state == CLAIM_RELEASE_STOPPING);
         claim_enter(claim, CLAIM_EMPTY, USEC_INFINITY);
         (void)claim_save(claim);
-        queue_leave(claim->queue);
+        queue_leave(claim);
         lease_step(lease);
 }
 
@@ -307,7 +387,7 @@ void claim_release_failed(struct claim *claim, int exit_status, const char *reas
                 lease->leases->n_quarantined++;
                 event_quarantined(journal_of(claim), &connection, &resource);
         }
-        queue_leave(claim->queue);
+        queue_leave(claim);
         lease_step(lease);
 }
 
@@ -328,11 +408,11 @@ static void lease_destroy(struct lease *lease)
                 struct claim *claim = &lease->claims[i];
 
                 timer_disarm(&claim->timer);
-                list_unlink(&claim->queue_link);
-                if (claim->queue &&
-                    (claim->state == CLAIM_LOADING || claim->state == CLAIM_LOAD_STOPPING ||
-                     claim->state == CLAIM_RELEASING || claim->state == CLAIM_RELEASE_STOPPING))
+                sync_deinit(&claim->sync);
+                if (list_is_linked(&claim->queue_link) && claim->state != CLAIM_LOAD_QUEUED &&
+                    claim->state != CLAIM_RELEASE_QUEUED)
                         claim->queue->n_under_way--;
+                list_unlink(&claim->queue_link);
                 if (claim->state == CLAIM_QUARANTINED)
                         lease->leases->n_quarantined--;
                 if (claim->type)
@@ -388,6 +468,9 @@ static void lease_step_release(struct lease *lease)
                 case CLAIM_LOAD_QUEUED: /* it waits for its turn: dropped */
                         list_unlink(&claim->queue_link);
                         claim_enter(claim, CLAIM_EMPTY, USEC_INFINITY);
+                        break;
+                case CLAIM_INTENDED: /* for the disk */
+                        claim_drop_intent(claim);
                         break;
                 case CLAIM_LOADED:
                         claim_begin_release(claim);
@@ -481,11 +564,13 @@ int lease_new(struct lease **ret_lease, struct leases *leases, struct config *bo
                         return r;
                 }
                 claim->config = resources[i];
+                claim->is_persistent = resources[i]->persistent && claim->type->is_recorded;
+                lease->is_persistent |= claim->is_persistent;
+                lease->n_recorded += claim->type->is_recorded;
                 claim->release_attempts = resources[i]->release_attempts;
                 claim->release_timeout_usec = resources[i]->release_timeout;
-                if (claim->queue)
-                        claim->queue->n_max =
-                                resources[i]->max_concurrent; /* new leases have the newest config */
+                if (claim->queue && !claim->queue->is_configured)
+                        queue_configure(claim->queue, resources[i]);
         }
         *ret_lease = lease;
         return 0;
@@ -495,6 +580,26 @@ void lease_set_callbacks(struct lease *lease, const struct lease_callbacks *call
 {
         lease->callbacks = callbacks;
         lease->userdata = userdata;
+}
+
+bool lease_is_recorded(const struct lease *lease)
+{
+        return lease->n_recorded > 0;
+}
+
+bool lease_is_loaded(const struct lease *lease)
+{
+        size_t n_loaded = 0;
+
+        for (size_t i = 0; i < lease->n_claims; i++)
+                n_loaded += lease->claims[i].state == CLAIM_LOADED && !lease->claims[i].was_under_way;
+        return !lease->is_releasing && n_loaded == lease->n_recorded;
+}
+
+void lease_take_up(struct lease *lease)
+{
+        assert(lease_is_loaded(lease));
+        lease->is_recovered = false;
 }
 
 void lease_load(struct lease *lease)
@@ -579,10 +684,45 @@ int leases_configure(struct leases *leases, const struct config *config)
                 r = queue_get(leases, resource->name, &queue);
                 if (r < 0)
                         return r;
-                queue->n_max = resource->max_concurrent;
+                queue_configure(queue, resource);
                 queue_run(queue);
         }
         return 0;
+}
+
+struct waiting leases_waiting(const struct leases *leases, uint64_t now_usec)
+{
+        struct waiting waiting = { 0 };
+
+        list_for_each (node, &leases->queues) {
+                const struct queue *queue = container_of(node, struct queue, link);
+
+                list_for_each (claim_node, &queue->releases) {
+                        const struct claim *claim = container_of(claim_node, struct claim, queue_link);
+
+                        waiting.n++;
+                        waiting.oldest_usec = MAX(waiting.oldest_usec, now_usec - claim->state_usec);
+                }
+        }
+        return waiting;
+}
+
+bool leases_make_progress(const struct leases *leases, uint64_t now_usec, uint64_t grace_usec)
+{
+        list_for_each (node, &leases->queues) {
+                const struct queue *queue = container_of(node, struct queue, link);
+                bool is_waited_for = !list_is_empty(&queue->releases) || !list_is_empty(&queue->loads);
+
+                if (is_waited_for && queue->n_under_way < queue->n_max)
+                        return false;
+                list_for_each (claim_node, &queue->under_way) {
+                        const struct claim *claim = container_of(claim_node, struct claim, queue_link);
+
+                        if (deadline_after(claim->timer.deadline_usec, grace_usec) < now_usec)
+                                return false;
+                }
+        }
+        return true;
 }
 
 size_t leases_abandon(struct leases *leases)

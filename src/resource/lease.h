@@ -6,6 +6,9 @@
  *
  *      intent -> ledger, load, fact -> ledger;   release, erase from ledger
  *
+ * Where a resource is persistent, the arrows of its load end on the disk: the load begins when its intent is
+ * there, and the claim is loaded when the fact is. Meanwhile nothing waits but this lease (sync.h).
+ *
  * A release that fails is tried again after 1 s, 2 s, 4 s, …; after `release_attempts` the claim is
  * *quarantined*: logged, kept in the ledger, tried again by leases_retry() and at the next start.
  * The same code releases what an earlier run left behind (lease_restore(), in ledger.h).
@@ -14,7 +17,7 @@
 
 #include "base/address.h"
 #include "journal/events.h"
-#include "loop/loop.h"
+#include "loop/sync.h"
 #include "resource/resource.h"
 
 struct ledger;
@@ -42,6 +45,20 @@ size_t leases_abandon(struct leases *leases);
 /* Tries every quarantined claim again. */
 void leases_retry(struct leases *leases);
 
+/* What waits for its turn to be released: how many, and how long the first one does. */
+struct waiting {
+        size_t n;
+        uint64_t oldest_usec;
+};
+struct waiting leases_waiting(const struct leases *leases, uint64_t now_usec);
+
+/*
+ * Whether the queues go on as they should: nothing waits where there is a free place, and no command is under way
+ * whose deadline has passed by more than `grace_usec` without it being ended. False is a fault of ours, which only a
+ * restart mends. A command that SIGKILL does not end (it waits for a device, in the kernel) is none.
+ */
+bool leases_make_progress(const struct leases *leases, uint64_t now_usec, uint64_t grace_usec);
+
 /* What the resources see of their connection. The strings belong to the lease. */
 struct lease_subject {
         uint64_t id;
@@ -56,9 +73,10 @@ struct lease_subject {
 enum claim_state {
         CLAIM_EMPTY, /* holds nothing: not begun, failed cleanly, or released */
         CLAIM_LOAD_QUEUED,
+        CLAIM_INTENDED, /* persistent: has its turn, and waits until the intent is on disk */
         CLAIM_LOADING,
         CLAIM_LOAD_STOPPING, /* load_timeout is over, the load is being ended */
-        CLAIM_LOADED,
+        CLAIM_LOADED,        /* persistent: perhaps not on disk yet, then the next one waits */
         CLAIM_RELEASE_QUEUED,
         CLAIM_RELEASING,
         CLAIM_RELEASE_STOPPING,
@@ -70,11 +88,13 @@ enum claim_state {
 struct queue {
         struct list link; /* in leases->queues */
         char *name;       /* of the resource */
-        unsigned n_max;
+        unsigned n_max;   /* 1 until a configuration says it */
         unsigned n_under_way;
-        bool is_running; /* queue_run() is at work further up the stack */
-        struct list releases;
+        bool is_configured;
+        bool is_running;      /* queue_run() is at work further up the stack */
+        struct list releases; /* claims that wait, the longest first */
         struct list loads;
+        struct list under_way;
 };
 
 struct claim {
@@ -86,12 +106,16 @@ struct claim {
         char *value;                          /* NULL until loaded */
         void *data;                           /* the type's own */
         enum claim_state state;
+        bool is_persistent;
+        bool was_under_way;  /* restored: its load or release was under way when the last run ended */
         unsigned n_attempts; /* of this round of releases that failed */
         unsigned release_attempts;
         uint64_t release_timeout_usec;
         uint64_t state_usec; /* when the state was entered */
         struct list queue_link;
         struct timer timer; /* the state's deadline */
+        struct sync sync;   /* of its record */
+        void (*secured)(struct claim *claim, int error);
 };
 
 enum lease_failure { LEASE_LOAD_FAILED, LEASE_LOAD_TIMEOUT };
@@ -116,9 +140,13 @@ struct lease {
         void *userdata;
         struct list link;           /* in leases->all */
         const struct claim *failed; /* whose load failed first, or NULL */
-        uint64_t born_usec;         /* CLOCK_BOOTTIME: survives our restart */
+        uint64_t born_usec;         /* CLOCK_BOOTTIME: survives our restart; USEC_INFINITY: in another boot */
+        size_t n_recorded;          /* claims of types that the ledger keeps */
+        bool is_persistent;         /* a claim is: the record outlives a reboot */
+        bool has_record;            /* in the ledger, to append to */
+        bool is_rebooted;           /* the record is of an earlier boot */
         bool is_releasing;
-        bool is_recovered; /* of an earlier run */
+        bool is_recovered; /* a crash ended its connection: the commands hear of it */
         bool is_settled;
         size_t n_claims;
         struct claim claims[];
@@ -146,6 +174,18 @@ int lease_new_empty(struct lease **ret_lease, struct leases *leases, size_t n_cl
 int lease_claim_init(struct lease *lease, size_t i, const struct resource_type *type, const char *name);
 
 void lease_set_callbacks(struct lease *lease, const struct lease_callbacks *callbacks, void *userdata);
+
+/* Whether a claim of it stands in the ledger: only then is there anything to restore. */
+bool lease_is_recorded(const struct lease *lease);
+
+/*
+ * For a lease that the ledger restored and whose connection lived on: whether the last run had loaded all of it
+ * and released none. Only then may it be taken up: the lease then goes on as any other that is loaded. What
+ * types that are not recorded held (`none`) is lost, with its value. A lease without a recorded claim left no
+ * record: there is none to take up.
+ */
+bool lease_is_loaded(const struct lease *lease);
+void lease_take_up(struct lease *lease); /* asserts that it is */
 
 /*
  * Drops the memory. A settled lease with quarantined claims lives on inside `leases` until they are released.
@@ -185,6 +225,12 @@ void claim_release_failed(struct claim *claim, int exit_status, const char *reas
 
 /* The type changed `data` in a way that the ledger must know before it goes on. 0 or a negative errno. */
 int claim_save(struct claim *claim);
+
+/*
+ * The same, and `secured` follows when the record is where the claim needs it: from inside this call, or for a
+ * persistent one later, when it is on disk. `error`: 0 or a negative errno. Not when the load is stopped first.
+ */
+void claim_secure(struct claim *claim, void (*secured)(struct claim *claim, int error));
 
 /* A line for the journal that the claim's command printed. */
 void claim_output(struct claim *claim, const char *line);

@@ -1,65 +1,106 @@
 /*
- * A record reads like this:
- *
- *      tetherd-ledger 1
- *      connection=6421f0a3b7c01
- *      listener=presence
- *      remote=192.0.2.7:51514
- *      n_claims=1
- *      .
- *      claim=0
- *      name=workdir
- *      type=directory
- *      state=loading            loading, loaded or empty
- *      …                        what the type needs to release it
- *      .
- *
- * Control characters and backslashes in values are written \xNN. Deliberately not here: what to do with a
- * lease that is found; and fsync(2), for the runtime directory does not outlive the machine.
+ * The files of the ledger. Promises that what cannot be understood is neither guessed at nor lost, and stops
+ * nobody: it is set aside, with one line in the log. Relies on append writes that are whole or cut short at the
+ * end, on rename(2), and on the lock that the daemon has on both directories. Deliberately not here: what to do
+ * with a lease that is found; what its text says, which is text.c; and waiting for a disk, which is sync.c.
  */
 #include "resource/ledger.h"
 #include "resource/lease.h"
+#include "resource/text.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <sys/stat.h>
+#include <systemd/sd-id128.h>
 
-#define HEAD       "tetherd-ledger 1\n"
+#define UNFINISHED ".new" /* a record that has no name yet; one at a time */
 #define RECORD_MAX ((size_t)4 * 1024 * 1024)
-#define CLAIMS_MAX 1024
+
+/* Records of one directory. */
+struct book {
+        char *path;
+        int directory_fd; /* path/leases */
+        int aside_fd;     /* path/set-aside */
+};
 
 struct ledger {
-        int directory_fd; /* RUNTIME_DIRECTORY/leases */
-        int aside_fd;     /* RUNTIME_DIRECTORY/set-aside */
+        struct loop *loop;
+        struct syncer *syncer; /* NULL until it is needed */
+        struct book books[2];  /* of the runtime and the state directory, or twice of the same */
+        bool is_one;
+        char boot[BOOT_TEXT_MAX];
 };
+
+enum { RUNTIME, STATE };
 
 static int open_subdirectory(int parent_fd, const char *name)
 {
         int fd;
 
-        if (mkdirat(parent_fd, name, 0700) < 0 && errno != EEXIST)
+        /* Synced, or a power cut would take the directory together with what was synced in it. */
+        if (mkdirat(parent_fd, name, 0700) == 0 ? fsync(parent_fd) < 0 : errno != EEXIST)
                 return -errno;
         fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
         return fd < 0 ? -errno : fd;
 }
 
-int ledger_open(struct ledger **ret_ledger, const char *runtime_directory)
+static int book_open(struct book *book, const char *path)
 {
-        _cleanup_close_ int fd = open(runtime_directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        _cleanup_close_ int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        if (fd < 0)
+                return -errno;
+        book->path = strdup(path);
+        if (!book->path)
+                return -ENOMEM;
+        book->directory_fd = open_subdirectory(fd, "leases");
+        if (book->directory_fd < 0)
+                return book->directory_fd;
+        book->aside_fd = open_subdirectory(fd, "set-aside");
+        return book->aside_fd < 0 ? book->aside_fd : 0;
+}
+
+static int are_same(int fd, int other_fd, bool *ret)
+{
+        struct stat st, other;
+
+        if (fstat(fd, &st) < 0 || fstat(other_fd, &other) < 0)
+                return -errno;
+        *ret = st.st_dev == other.st_dev && st.st_ino == other.st_ino;
+        return 0;
+}
+
+static int find_boot(char ret[static BOOT_TEXT_MAX])
+{
+        sd_id128_t boot;
+        int r = sd_id128_get_boot(&boot);
+
+        if (r >= 0)
+                (void)snprintf(ret, BOOT_TEXT_MAX, SD_ID128_UUID_FORMAT_STR, SD_ID128_FORMAT_VAL(boot));
+        return r;
+}
+
+int ledger_open(struct ledger **ret_ledger, struct loop *loop, const char *runtime_directory,
+                const char *state_directory)
+{
         _cleanup_(ledger_freep) struct ledger *ledger = calloc(1, sizeof(*ledger));
+        int r;
 
         if (!ledger)
                 return -ENOMEM;
-        ledger->directory_fd = ledger->aside_fd = -1;
-        if (fd < 0)
-                return -errno;
-        ledger->directory_fd = open_subdirectory(fd, "leases");
-        if (ledger->directory_fd < 0)
-                return ledger->directory_fd;
-        ledger->aside_fd = open_subdirectory(fd, "set-aside");
-        if (ledger->aside_fd < 0)
-                return ledger->aside_fd;
+        ledger->loop = loop;
+        for (size_t i = 0; i < ARRAY_SIZE(ledger->books); i++)
+                ledger->books[i].directory_fd = ledger->books[i].aside_fd = -1;
+        r = book_open(&ledger->books[RUNTIME], runtime_directory);
+        if (r == 0)
+                r = book_open(&ledger->books[STATE], state_directory);
+        if (r == 0)
+                r = are_same(ledger->books[RUNTIME].directory_fd, ledger->books[STATE].directory_fd,
+                             &ledger->is_one);
+        if (r == 0)
+                r = find_boot(ledger->boot);
+        if (r < 0)
+                return r;
         *ret_ledger = TAKE_PTR(ledger);
         return 0;
 }
@@ -68,10 +109,19 @@ struct ledger *ledger_free(struct ledger *ledger)
 {
         if (!ledger)
                 return NULL;
-        (void)fd_close(ledger->directory_fd);
-        (void)fd_close(ledger->aside_fd);
+        ledger->syncer = syncer_free(ledger->syncer);
+        for (size_t i = 0; i < ARRAY_SIZE(ledger->books); i++) {
+                free(ledger->books[i].path);
+                (void)fd_close(ledger->books[i].directory_fd);
+                (void)fd_close(ledger->books[i].aside_fd);
+        }
         free(ledger);
         return NULL;
+}
+
+static const struct book *book_of(const struct ledger *ledger, const struct lease *lease)
+{
+        return &ledger->books[lease->is_persistent ? STATE : RUNTIME];
 }
 
 struct record_name {
@@ -88,102 +138,30 @@ static struct record_name record_name(const struct lease *lease)
 
 /* ---- writing ---- */
 
-static void write_escaped(FILE *file, const char *text)
+static int format_claim(const struct ledger *ledger, const struct claim *claim, char **ret_text,
+                        size_t *ret_length)
 {
-        for (const unsigned char *c = (const unsigned char *)text; *c; c++)
-                if (*c < ' ' || *c == '\\' || *c == 0x7f)
-                        (void)fprintf(file, "\\x%02x", *c);
-                else
-                        (void)fputc(*c, file);
-        (void)fputc('\n', file);
-}
-
-static void write_field(FILE *file, const char *name, const char *value)
-{
-        (void)fprintf(file, "%s=", name);
-        write_escaped(file, value);
-}
-
-static void write_head(FILE *file, const struct lease *lease)
-{
-        char text[ADDRESS_TEXT_MAX];
-
-        (void)fputs(HEAD, file);
-        (void)fprintf(file, "connection=%" PRIx64 "\n", lease->subject.id);
-        write_field(file, "listener", lease->subject.listener);
-        write_field(file, "identity", lease->subject.identity);
-        write_field(file, "remote", address_text(&lease->subject.remote, text));
-        write_field(file, "local", address_text(&lease->subject.local, text));
-        (void)fprintf(file, "peer_pid=%d\npeer_uid=%u\n", lease->subject.peer_pid, lease->subject.peer_uid);
-        (void)fprintf(file, "born=%" PRIu64 "\nn_claims=%zu\n.\n", lease->born_usec, lease->n_claims);
-}
-
-static const char *state_text(enum claim_state state)
-{
-        switch (state) {
-        case CLAIM_EMPTY:
-        case CLAIM_LOAD_QUEUED:
-                return "empty";
-        case CLAIM_LOADING:
-        case CLAIM_LOAD_STOPPING:
-                return "loading";
-        default:
-                return "loaded";
-        }
-}
-
-static int write_claim(FILE *file, const struct claim *claim)
-{
-        _cleanup_strv_free_ char **fields = NULL;
-        const char *state = state_text(claim->state);
-
-        (void)fprintf(file, "claim=%td\n", claim - claim->lease->claims);
-        write_field(file, "name", claim->name);
-        write_field(file, "type", claim->type->name);
-        write_field(file, "state", state);
-        if (!streq(state, "empty")) {
-                int r = claim->type->save(claim, &fields);
-
-                if (r < 0)
-                        return r;
-                (void)fprintf(file, "release_attempts=%u\nrelease_timeout=%" PRIu64 "\n",
-                              claim->release_attempts, claim->release_timeout_usec);
-                if (claim->value)
-                        write_field(file, "value", claim->value);
-                for (char **field = fields; field && *field; field++)
-                        write_escaped(file, *field);
-        }
-        (void)fputs(".\n", file);
-        return 0;
-}
-
-int ledger_save(struct ledger *ledger, const struct claim *claim)
-{
-        const struct lease *lease = claim->lease;
-        _cleanup_free_ char *text = NULL;
-        _cleanup_close_ int fd = openat(ledger->directory_fd, record_name(lease).text,
-                                        O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-        size_t length = 0;
-        struct stat st;
-        FILE *file;
+        FILE *file = open_memstream(ret_text, ret_length);
         int r;
 
-        if (fd < 0 || fstat(fd, &st) < 0)
-                return -errno;
-        file = open_memstream(&text, &length);
         if (!file)
                 return -ENOMEM;
-        if (st.st_size == 0)
-                write_head(file, lease);
-        r = write_claim(file, claim);
-        if (fclose(file) != 0 && r == 0)
-                r = -ENOMEM;
-        if (r < 0)
-                return r;
+        if (!claim->lease->has_record)
+                text_write_head(file, claim->lease, ledger->boot);
+        r = text_write_claim(file, claim);
+        return fclose(file) != 0 && r == 0 ? -ENOMEM : r;
+}
 
-        /* One write a block: what a crash cuts short does not end with its dot and is as if never written. */
-        ssize_t n = write(fd, text, length);
+/* One write: what a crash cuts short does not end with its dot and is as if never written. */
+static int append(int fd, const char *text, size_t length)
+{
+        struct stat st;
+        ssize_t n;
+        int r;
 
+        if (fstat(fd, &st) < 0)
+                return -errno;
+        n = write(fd, text, length);
         if (n == (ssize_t)length)
                 return 0;
         r = n < 0 ? -errno : -ENOSPC;
@@ -191,14 +169,73 @@ int ledger_save(struct ledger *ledger, const struct claim *claim)
                                              : r; /* or the next block would be taken for this one's end */
 }
 
+int ledger_save(struct ledger *ledger, const struct claim *claim)
+{
+        struct lease *lease = claim->lease;
+        int directory_fd = book_of(ledger, lease)->directory_fd;
+        const struct record_name name = record_name(lease);
+        /*
+         * A record that is there is not made again: a child of ours that outlived us may come here, and what the next
+         * run has erased is not to come back. A new one gets its name when its first block is whole.
+         */
+        const int flags = lease->has_record ? O_APPEND : O_CREAT | O_TRUNC;
+        _cleanup_close_ int fd = openat(directory_fd, lease->has_record ? name.text : UNFINISHED,
+                                        O_WRONLY | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
+        _cleanup_free_ char *text = NULL;
+        size_t length = 0;
+        int r;
+
+        if (fd < 0)
+                return -errno;
+        r = format_claim(ledger, claim, &text, &length);
+        if (r == 0)
+                r = append(fd, text, length);
+        if (r == 0 && !lease->has_record && renameat(directory_fd, UNFINISHED, directory_fd, name.text) < 0)
+                r = -errno;
+        lease->has_record |= r == 0;
+        return r;
+}
+
+/* `record_fd`: used up. */
+static int start_sync(struct ledger *ledger, const struct book *book, int record_fd, struct sync *sync,
+                      sync_fn done)
+{
+        _cleanup_close_ int fd = record_fd;
+        int r = ledger->syncer ? 0 : syncer_new(&ledger->syncer, ledger->loop);
+
+        if (r < 0)
+                return r;
+
+        /* The file, and its name in the directory. */
+        int directory_fd = fcntl(book->directory_fd, F_DUPFD_CLOEXEC, 0);
+
+        if (directory_fd < 0)
+                return -errno;
+        return sync_start(sync, ledger->syncer, (int[SYNC_FDS]){ TAKE_FD(fd), directory_fd }, done);
+}
+
+int ledger_sync(struct ledger *ledger, const struct lease *lease, struct sync *sync, sync_fn done)
+{
+        const struct book *book = book_of(ledger, lease);
+        int fd = openat(book->directory_fd, record_name(lease).text, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+        return fd < 0 ? -errno : start_sync(ledger, book, fd, sync, done);
+}
+
 int ledger_erase(struct ledger *ledger, const struct lease *lease)
 {
-        return unlinkat(ledger->directory_fd, record_name(lease).text, 0) < 0 && errno != ENOENT ? -errno : 0;
+        const struct book *book = book_of(ledger, lease);
+
+        if (unlinkat(book->directory_fd, record_name(lease).text, 0) < 0)
+                return errno == ENOENT ? 0 : -errno;
+        if (lease->is_persistent)
+                (void)start_sync(ledger, book, -1, NULL, NULL);
+        return 0;
 }
 
 /* ---- reading ---- */
 
-static int read_record(int directory_fd, const char *name, char **ret_text)
+static int read_record(int directory_fd, const char *name, char **ret_text, size_t *ret_length)
 {
         _cleanup_close_ int fd = openat(directory_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
         _cleanup_free_ char *text = NULL;
@@ -208,8 +245,10 @@ static int read_record(int directory_fd, const char *name, char **ret_text)
 
         if (fd < 0 || fstat(fd, &st) < 0)
                 return -errno;
-        if (!S_ISREG(st.st_mode) || (size_t)st.st_size > RECORD_MAX)
-                return -EINVAL;
+        if (!S_ISREG(st.st_mode))
+                return -ENXIO;
+        if ((size_t)st.st_size > RECORD_MAX)
+                return -EFBIG;
         text = malloc((size_t)st.st_size + 1);
         if (!text)
                 return -ENOMEM;
@@ -220,197 +259,82 @@ static int read_record(int directory_fd, const char *name, char **ret_text)
                 length += (size_t)n;
         }
         text[length] = '\0';
-        if (strlen(text) != length)
-                return -EINVAL;
         *ret_text = TAKE_PTR(text);
+        *ret_length = length;
         return 0;
 }
 
-/* Undoes write_escaped(), in place. */
-static int unescape(char *text)
+static int truncate_record(const struct book *book, const char *name, off_t length)
 {
-        char *to = text;
-
-        for (const char *from = text; *from; to++) {
-                unsigned byte;
-
-                if (*from != '\\') {
-                        *to = *from++;
-                        continue;
-                }
-                if (from[1] != 'x' || sscanf(from + 2, "%2x", &byte) != 1 || byte == 0 || !from[3])
-                        return -EINVAL;
-                *to = (char)byte;
-                from += 4;
-        }
-        *to = '\0';
-        return 0;
-}
-
-/*
- * Takes the next complete block off *text as fields. 1: there was one; 0: there is no more (what is left is
- * torn or empty); or -EINVAL, -ENOMEM.
- */
-static int next_block(char **text, char ***ret_fields)
-{
-        _cleanup_strv_free_ char **fields = NULL;
-        char *rest = *text, *end;
-
-        for (; (end = strchr(rest, '\n')); rest = end + 1) {
-                *end = '\0';
-                if (streq(rest, ".")) {
-                        *text = end + 1;
-                        *ret_fields = TAKE_PTR(fields);
-                        return *ret_fields ? 1 : -EINVAL;
-                }
-                if (!strchr(rest, '=') || unescape(rest) < 0)
-                        return -EINVAL;
-                if (strv_append(&fields, rest) < 0)
-                        return -ENOMEM;
-        }
-        return 0;
-}
-
-static void address_parse(const char *text, struct address *ret)
-{
-        struct endpoint endpoint;
-        const char *reason;
-
-        *ret = (struct address){ .family = AF_UNSPEC };
-        if (text && streq(text, "unix"))
-                ret->family = AF_UNIX;
-        else if (text && endpoint_parse(text, &endpoint, &reason) == 0) {
-                address_from_socket(ret, &endpoint.address, endpoint.length);
-                endpoint_deinit(&endpoint);
-        }
-}
-
-/* What is needed to release a claim that may hold something. */
-static int restore_held(struct claim *claim, char **fields)
-{
-        const char *value = fields_get(fields, "value");
-        _cleanup_free_ char *reason = NULL;
-        uint64_t attempts, timeout;
-        int r;
-
-        if (fields_get_u64(fields, "release_attempts", &attempts) < 0 || attempts == 0 ||
-            attempts > UINT32_MAX || fields_get_u64(fields, "release_timeout", &timeout) < 0)
-                return -EINVAL;
-        claim->release_attempts = (unsigned)attempts;
-        claim->release_timeout_usec = timeout;
-        claim->state = CLAIM_LOADED;
-        if (value && !(claim->value = strdup(value)))
-                return -ENOMEM;
-        r = claim->type->restore(claim, fields, &reason);
-        return r > 0 ? -EINVAL : r;
-}
-
-static int restore_claim(struct lease *lease, char **fields)
-{
-        const char *name = fields_get(fields, "name"), *type_name = fields_get(fields, "type");
-        const char *state = fields_get(fields, "state");
-        const struct resource_type *type = type_name ? resource_type_find(type_name) : NULL;
-        struct claim *claim;
-        uint64_t i;
-        int r;
-
-        if (!name || !type || !state || fields_get_u64(fields, "claim", &i) < 0 || i >= lease->n_claims)
-                return -EINVAL;
-        claim = &lease->claims[i];
-
-        /* The last block of a claim counts. */
-        if (claim->type)
-                claim->type->forget(claim);
-        free(TAKE_PTR(claim->name));
-        free(TAKE_PTR(claim->value));
-        claim->type = NULL;
-        claim->state = CLAIM_EMPTY;
-        r = lease_claim_init(lease, i, type, name);
-        return r < 0 || streq(state, "empty") ? r : restore_held(claim, fields);
-}
-
-static int restore_head(char **fields, const char *name, struct leases *leases, struct lease **ret_lease)
-{
-        struct lease_subject subject = { 0 };
-        uint64_t n_claims, born_usec, pid, uid;
-        const char *id = fields_get(fields, "connection"), *listener = fields_get(fields, "listener");
-        const char *identity = fields_get(fields, "identity");
-        char *end;
-        int r;
-
-        if (!id || !listener || !identity || !streq(id, name) ||
-            fields_get_u64(fields, "n_claims", &n_claims) < 0 || n_claims > CLAIMS_MAX ||
-            fields_get_u64(fields, "born", &born_usec) < 0 || fields_get_u64(fields, "peer_pid", &pid) < 0 ||
-            fields_get_u64(fields, "peer_uid", &uid) < 0)
-                return -EINVAL;
-        errno = 0;
-        subject.id = strtoull(id, &end, 16);
-        if (errno != 0 || *end != '\0')
-                return -EINVAL;
-        subject.listener = (char *)listener; /* copied, not kept */
-        subject.identity = (char *)identity;
-        subject.peer_pid = (pid_t)pid;
-        subject.peer_uid = (uid_t)uid;
-        address_parse(fields_get(fields, "remote"), &subject.remote);
-        address_parse(fields_get(fields, "local"), &subject.local);
-        r = lease_new_empty(ret_lease, leases, n_claims, &subject);
-        if (r == 0) {
-                (*ret_lease)->born_usec = born_usec;
-                (*ret_lease)->is_recovered = true;
-        }
-        return r;
-}
-
-static int truncate_record(struct ledger *ledger, const char *name, off_t length)
-{
-        _cleanup_close_ int fd = openat(ledger->directory_fd, name, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+        _cleanup_close_ int fd = openat(book->directory_fd, name, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
 
         return fd < 0 || ftruncate(fd, length) < 0 ? -errno : 0;
 }
 
-static int restore_record(struct ledger *ledger, const char *name, struct leases *leases,
-                          struct lease **ret_lease)
+static int restore_record(const struct ledger *ledger, const struct book *book, const char *name,
+                          struct leases *leases, struct lease **ret_lease)
 {
         _cleanup_(lease_freep) struct lease *lease = NULL;
         _cleanup_free_ char *text = NULL;
-        size_t length;
-        char *rest;
+        size_t length = 0, understood = 0;
         int r;
 
-        r = read_record(ledger->directory_fd, name, &text);
+        r = read_record(book->directory_fd, name, &text, &length);
+        if (r == 0)
+                r = text_read(text, name, ledger->boot, leases, &understood, &lease);
+        /* A block that a crash cut short: nothing was done on the strength of it. */
+        if (r == 0 && understood < length)
+                r = truncate_record(book, name, (off_t)understood);
         if (r < 0)
                 return r;
-        if (!startswith(text, HEAD))
-                return -EINVAL;
-        length = strlen(text);
-        rest = text + strlen(HEAD);
-        do {
-                _cleanup_strv_free_ char **fields = NULL;
-
-                r = next_block(&rest, &fields);
-                if (r > 0)
-                        r = lease ? restore_claim(lease, fields) : restore_head(fields, name, leases, &lease);
-                else if (r == 0)
-                        break;
-        } while (r >= 0);
-        if (r < 0)
-                return r;
-        if (!lease)
-                return -EINVAL;
-        if ((size_t)(rest - text) < length) {
-                /* A block that the crash cut short: nothing was done on the strength of it. */
-                r = truncate_record(ledger, name, rest - text);
-                if (r < 0)
-                        return r;
-        }
+        lease->has_record = true;
+        lease->is_persistent = book == &ledger->books[STATE];
         *ret_lease = TAKE_PTR(lease);
         return 0;
 }
 
-/* What is in the file, or what the file is, as opposed to a fault of this moment. */
-static bool is_foreign(int error)
+/* What the file is or says, as opposed to a fault of this moment, which has no text. */
+static const char *foreign_text(int error)
 {
-        return error == -EINVAL || error == -ELOOP || error == -ENXIO;
+        switch (error) {
+        case -ELOOP:
+        case -ENXIO:
+                return "it is not a file";
+        case -EFBIG:
+                return "it is too large";
+        case -EPROTO:
+                return "another version of tetherd wrote it";
+        case -EINVAL:
+                return "it is not a whole record";
+        default:
+                return NULL;
+        }
+}
+
+static void set_aside(const struct book *book, const char *name, const char *why, struct journal *journal)
+{
+        int error = renameat(book->directory_fd, name, book->aside_fd, name) < 0 ? errno : 0;
+
+        log_message(journal, LOG_ERR, "ledger record %s/leases/%s cannot be understood: %s; %s%s", book->path,
+                    name, why, error ? "it cannot be set aside: " : "set aside in set-aside",
+                    error ? strerror(error) : "");
+}
+
+/* Fails only where the record is not to blame: it stays for the next start, nothing is lost. */
+static int restore_one(const struct ledger *ledger, const struct book *book, const char *name,
+                       struct leases *leases, struct journal *journal,
+                       void (*found)(struct lease *lease, void *userdata), void *userdata)
+{
+        struct lease *lease = NULL;
+        int r = restore_record(ledger, book, name, leases, &lease);
+
+        if (foreign_text(r)) {
+                set_aside(book, name, foreign_text(r), journal);
+                return 0;
+        }
+        if (r == 0)
+                found(lease, userdata);
+        return r;
 }
 
 static int by_name(const struct dirent **a, const struct dirent **b)
@@ -426,38 +350,56 @@ static int is_record(const struct dirent *entry)
         return entry->d_name[0] != '.';
 }
 
-/* Fails only where the record is not to blame: it stays for the next start, nothing is lost. */
-static int restore_one(struct ledger *ledger, const char *name, struct leases *leases,
-                       struct journal *journal, void (*found)(struct lease *lease, void *userdata),
-                       void *userdata)
-{
-        struct lease *lease = NULL;
-        int r = restore_record(ledger, name, leases, &lease);
+struct names {
+        struct dirent **entries;
+        int n, i; /* how many, and how many of them were seen */
+};
 
-        if (is_foreign(r)) {
-                log_message(journal, LOG_ERR, "ledger record leases/%s cannot be understood (%s): set aside",
-                            name, strerror(-r));
-                (void)renameat(ledger->directory_fd, name, ledger->aside_fd, name);
-                return 0;
-        }
-        if (r == 0)
-                found(lease, userdata);
-        return r;
+static int names_read(struct names *names, const struct book *book)
+{
+        int n = scandirat(book->directory_fd, ".", &names->entries, is_record, by_name);
+
+        if (n < 0)
+                return -errno;
+        (void)unlinkat(book->directory_fd, UNFINISHED, 0);
+        names->n = n;
+        return 0;
+}
+
+static void names_deinit(struct names *names)
+{
+        while (names->n > 0)
+                free(names->entries[--names->n]);
+        free(names->entries);
+}
+
+/* Of both, the one whose next name is the smaller; NULL: there is none left. */
+static struct names *names_next(struct names names[static 2])
+{
+        struct names *a = &names[0], *b = &names[1];
+
+        if (a->i == a->n)
+                return b->i == b->n ? NULL : b;
+        if (b->i == b->n)
+                return a;
+        return by_name((const struct dirent **)&a->entries[a->i],
+                       (const struct dirent **)&b->entries[b->i]) <= 0
+                       ? a
+                       : b;
 }
 
 int ledger_restore(struct ledger *ledger, struct leases *leases, struct journal *journal,
                    void (*found)(struct lease *lease, void *userdata), void *userdata)
 {
-        struct dirent **entries;
-        int n = scandirat(ledger->directory_fd, ".", &entries, is_record, by_name), r = 0;
+        struct names names[2] = { 0 }, *next;
+        int r = names_read(&names[STATE], &ledger->books[STATE]);
 
-        if (n < 0)
-                return -errno;
-        for (int i = 0; i < n; i++) {
-                if (r == 0)
-                        r = restore_one(ledger, entries[i]->d_name, leases, journal, found, userdata);
-                free(entries[i]);
-        }
-        free(entries);
+        if (r == 0 && !ledger->is_one)
+                r = names_read(&names[RUNTIME], &ledger->books[RUNTIME]);
+        while (r == 0 && (next = names_next(names)))
+                r = restore_one(ledger, &ledger->books[next - names], next->entries[next->i++]->d_name,
+                                leases, journal, found, userdata);
+        names_deinit(&names[RUNTIME]);
+        names_deinit(&names[STATE]);
         return r;
 }

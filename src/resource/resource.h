@@ -15,6 +15,7 @@
  */
 #pragma once
 
+#include "base/fields.h"
 #include "base/list.h"
 #include "base/words.h"
 #include "config/config.h"
@@ -45,7 +46,3 @@ extern const struct resource_type resource_type_exec;
 
 const struct resource_type *resource_type_of(enum resource_kind kind);
 const struct resource_type *resource_type_find(const char *name); /* NULL: no such type */
-
-/* The first value of the field `name` among "name=value" strings, or NULL. */
-const char *fields_get(char *const *fields, const char *name);
-int fields_get_u64(char *const *fields, const char *name, uint64_t *ret); /* 0, -ENOENT or -EINVAL */

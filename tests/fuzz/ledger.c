@@ -84,7 +84,7 @@ static void begin(void)
                 char path[80];
 
                 (void)snprintf(path, sizeof(path), "%s/%zu", scratch, i);
-                if (mkdir(path, 0700) < 0 || ledger_open(&ledgers[i], path) < 0)
+                if (mkdir(path, 0700) < 0 || ledger_open(&ledgers[i], NULL, path, path) < 0)
                         abort();
         }
         (void)atexit(end);
@@ -140,8 +140,9 @@ static void keep(struct lease *lease, void *userdata _unused_)
         found = lease;
 }
 
-static void save_all(struct ledger *ledger, const struct lease *lease)
+static void save_all(struct ledger *ledger, struct lease *lease)
 {
+        lease->has_record = false; /* in this ledger */
         for (size_t i = 0; i < lease->n_claims; i++)
                 if (lease->claims[i].type) /* the crash came before the others' first block */
                         assert(ledger_save(ledger, &lease->claims[i]) == 0);

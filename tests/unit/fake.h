@@ -278,6 +278,69 @@ static struct resource_config *fake_resource(struct resource_config *ret, char n
         return ret;
 }
 
+/* ---- a disk: what is to be synced waits for the test ---- */
+
+struct sync_request {
+        struct list link;
+        struct sync *sync;
+};
+
+static struct list fake_syncs = LIST_INIT(fake_syncs);
+static int fake_syncer_error; /* there is none */
+static unsigned n_fake_erasures;
+
+int syncer_new(struct syncer **ret_syncer, struct loop *loop)
+{
+        *ret_syncer = (void *)loop;
+        return fake_syncer_error;
+}
+
+struct syncer *syncer_free(struct syncer *syncer _unused_)
+{
+        ck_assert(list_is_empty(&fake_syncs));
+        return NULL;
+}
+
+int sync_start(struct sync *sync, struct syncer *syncer, const int fds[static SYNC_FDS], sync_fn done)
+{
+        ck_assert_ptr_nonnull(syncer);
+        (void)fd_close(fds[0]);
+        (void)fd_close(fds[1]);
+        if (!sync) {
+                n_fake_erasures++;
+                return 0;
+        }
+        ck_assert(!sync_is_under_way(sync) && fds[0] >= 0);
+        *sync = (struct sync){ .request = calloc(1, sizeof(struct sync_request)), .done = done };
+        ck_assert_ptr_nonnull(sync->request);
+        sync->request->sync = sync;
+        list_init(&sync->request->link);
+        list_append(&fake_syncs, &sync->request->link);
+        return 0;
+}
+
+void sync_deinit(struct sync *sync)
+{
+        if (!sync->request)
+                return;
+        list_unlink(&sync->request->link);
+        free(sync->request);
+        sync->request = NULL;
+}
+
+/* The disk is done with the oldest. Whether there was one. */
+static inline bool fake_disk(int error)
+{
+        struct sync *sync;
+
+        if (list_is_empty(&fake_syncs))
+                return false;
+        sync = container_of(fake_syncs.next, struct sync_request, link)->sync;
+        sync_deinit(sync);
+        sync->done(sync, error);
+        return true;
+}
+
 /* ---- what lease needs of others ---- */
 
 struct config *config_ref(struct config *config)

@@ -12,6 +12,7 @@
 #include <grp.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -427,6 +428,52 @@ static bool is_at_end(const struct run *run)
         return run->lines.source.fd < 0;
 }
 
+static struct {
+        pid_t pid, group; /* of the child that announced itself */
+        int result;
+} * announced; /* shared with it */
+
+static int announce(void *userdata)
+{
+        ck_assert_ptr_eq(userdata, &announced);
+        announced->pid = getpid();
+        announced->group = getpgid(0);
+        return announced->result;
+}
+
+/* Before the program runs, as the leader of its group; what cannot be announced does not run. */
+START_TEST(test_announce)
+{
+        char *argv[] = { (char *)"sh", (char *)"-c", (char *)"echo $$", NULL };
+        struct child_options options;
+
+        setup();
+        announced = mmap(NULL, sizeof(*announced), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        ck_assert_ptr_ne(announced, MAP_FAILED);
+        options = shell_options(argv);
+        options.announce = announce;
+        options.userdata = &announced;
+        for (int is_other = 0; is_other <= (geteuid() == 0); is_other++) { /* with vfork(2), with fork(2) */
+                struct run run;
+
+                if (is_other)
+                        options.gid = 65534;
+                announced->result = -ENOSPC;
+                ck_assert_int_eq(run_start(&run, &options), -ENOSPC);
+                run_free(&run);
+                announced->result = 0;
+                ck_assert_int_eq(run_start(&run, &options), 0);
+                ck_assert_int_eq(announced->pid, run.child.pid);
+                ck_assert_int_eq(announced->group, run.child.pid);
+                run_wait(&run);
+                ck_assert_int_eq(atoi(run.said[0]), announced->pid);
+                run_free(&run);
+        }
+        (void)munmap(announced, sizeof(*announced));
+        teardown();
+}
+END_TEST
+
 START_TEST(test_kill_reaches_the_group)
 {
         struct run run;
@@ -728,7 +775,7 @@ START_TEST(test_drain_ends_though_a_grandchild_prints_on)
 END_TEST
 
 UNIT_MAIN("child", test_ends, test_starts_that_fail, test_out_of_descriptors, test_fork_out_of_descriptors,
-          test_inheritance, test_folder, test_users, test_users_that_we_may_not_become,
+          test_inheritance, test_folder, test_users, test_users_that_we_may_not_become, test_announce,
           test_kill_reaches_the_group, test_kill_after_the_leader_ended, test_deinit_of_a_running_child,
           test_loop_ends_before_the_child, test_exited_frees_its_owner, test_exited_starts_the_next,
           test_fork, test_process_identity, test_lines, test_lines_in_slices, test_much_is_printed,

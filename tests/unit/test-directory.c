@@ -797,6 +797,16 @@ END_TEST
 /* ---- the ledger ---- */
 
 /* The crash came before it was made, before it was recorded, before it was moved, or after. */
+/* In ns. */
+static unsigned long long birth_of(const char *name)
+{
+        struct statx stx;
+
+        ck_assert_int_eq(statx(AT_FDCWD, name, AT_SYMLINK_NOFOLLOW, STATX_BTIME, &stx), 0);
+        ck_assert(stx.stx_mask & STATX_BTIME);
+        return (unsigned long long)stx.stx_btime.tv_sec * 1000000000 + stx.stx_btime.tv_nsec;
+}
+
 START_TEST(test_crashes)
 {
         for (int moment = 0; moment < 4; moment++) {
@@ -820,6 +830,7 @@ START_TEST(test_crashes)
                                 strv_appendf(&seen.saved, "device=%llu", (unsigned long long)st.st_dev), 0);
                         ck_assert_int_eq(
                                 strv_appendf(&seen.saved, "inode=%llu", (unsigned long long)st.st_ino), 0);
+                        ck_assert_int_eq(strv_appendf(&seen.saved, "birth=%llu", birth_of(name)), 0);
                 }
                 if (moment > 2)
                         ck_assert_int_eq(rename(name, "work"), 0);
@@ -829,6 +840,89 @@ START_TEST(test_crashes)
                 release(claim);
                 ck_assert(!exists(name));
                 ck_assert_int_eq(exists("work"), moment <= 2);
+                directory_close();
+        }
+}
+END_TEST
+
+/* Another one, although it has our inode, which was free again: the time of birth tells. */
+START_TEST(test_inode_is_used_again)
+{
+        struct claim *claim = directory_load("work");
+        unsigned long long birth = birth_of("work");
+        char **fields = NULL;
+        struct stat st;
+
+        ck_assert_int_eq(lstat("work", &st), 0);
+        ck_assert_int_eq(rmdir("work"), 0);
+        make_directory("work", 0700);
+        (void)claim_save(claim);
+        for (char **field = seen.saved; *field; field++)
+                if (startswith(*field, "inode=")) {
+                        ck_assert_int_eq(lstat("work", &st), 0);
+                        ck_assert_int_eq(strv_appendf(&fields, "inode=%llu", (unsigned long long)st.st_ino),
+                                         0);
+                } else {
+                        ck_assert_int_eq(strv_append(&fields, *field), 0);
+                }
+        ck_assert_uint_ne(birth_of("work"), birth);
+        strv_free(seen.saved);
+        seen.saved = fields;
+        claims_restart(claim);
+        release(claim);
+        ck_assert(exists("work"));
+        ck_assert_ptr_nonnull(strstr(seen.output[0], "left alone"));
+        directory_close();
+}
+END_TEST
+
+/* What a reboot changes: the number of the device. Without a time of birth nothing is left to know it by. */
+START_TEST(test_another_device_after_a_reboot)
+{
+        for (int moment = 0; moment < 3; moment++) {
+                struct claim *claim = directory_load("work");
+                char **fields = NULL;
+
+                (void)claim_save(claim);
+                for (char **field = seen.saved; *field; field++)
+                        ck_assert_int_eq(strv_append(&fields, startswith(*field, "device=") ? "device=77"
+                                                              : startswith(*field, "birth=") && moment == 2
+                                                                      ? "birth=0"
+                                                                      : *field),
+                                         0);
+                strv_free(seen.saved);
+                seen.saved = fields;
+                claim->lease->is_rebooted = moment > 0;
+                claims_restart(claim);
+                release(claim);
+                ck_assert_int_eq(exists("work"), moment != 1);
+                directory_close();
+        }
+}
+END_TEST
+
+/* Until the ledger is on disk it is not at its place; when that takes too long, nothing is left of it. */
+START_TEST(test_slow_disk)
+{
+        for (int moment = 0; moment < 3; moment++) {
+                struct claim *claim = directory_open("work");
+
+                seen.is_disk_slow = true;
+                claims_prepare(claim);
+                claim->type->load(claim);
+                ck_assert_uint_eq(seen.n_said, 0);
+                ck_assert(!exists("work"));
+                ck_assert_uint_eq(n_entries("."), 1);
+                if (moment == 2)
+                        claim->type->stop(claim);
+                else
+                        secured(claim, moment == 1 ? -EIO : 0);
+                ck_assert_uint_eq(seen.n_said, 1);
+                ck_assert_int_eq(seen.said, moment == 0 ? LOADED : LOAD_FAILED);
+                ck_assert(seen.is_said);
+                ck_assert_uint_eq(n_entries("."), moment == 0);
+                if (moment == 0)
+                        release(claim);
                 directory_close();
         }
 }
@@ -854,19 +948,21 @@ END_TEST
 
 START_TEST(test_records_that_are_wrong)
 {
-        static const char *const rows[][5] = {
+        static const char *const rows[][6] = {
                 { NULL },
-                { "temporary=.tetherd-1", "device=1", "inode=1", NULL },
-                { "path=", "temporary=.tetherd-1", "device=1", "inode=1", NULL },
-                { "path=work", "temporary=.tetherd-1", "device=1", "inode=1", NULL },
-                { "path=/", "temporary=.tetherd-1", "device=1", "inode=1", NULL },
-                { "path=/work", "device=1", "inode=1", NULL },
-                { "path=/work", "temporary=precious", "device=1", "inode=1", NULL },
-                { "path=/work", "temporary=.tetherd-/../precious", "device=1", "inode=1", NULL },
-                { "path=/work", "temporary=.tetherd-0123456789012345678901234", "device=1", "inode=1", NULL },
-                { "path=/work", "temporary=.tetherd-1", "inode=1", NULL },
-                { "path=/work", "temporary=.tetherd-1", "device=1", NULL },
-                { "path=/work", "temporary=.tetherd-1", "device=x", "inode=1", NULL },
+                { "temporary=.tetherd-1", "device=1", "inode=1", "birth=1", NULL },
+                { "path=", "temporary=.tetherd-1", "device=1", "inode=1", "birth=1", NULL },
+                { "path=work", "temporary=.tetherd-1", "device=1", "inode=1", "birth=1", NULL },
+                { "path=/", "temporary=.tetherd-1", "device=1", "inode=1", "birth=1", NULL },
+                { "path=/work", "device=1", "inode=1", "birth=1", NULL },
+                { "path=/work", "temporary=precious", "device=1", "inode=1", "birth=1", NULL },
+                { "path=/work", "temporary=.tetherd-/../precious", "device=1", "inode=1", "birth=1", NULL },
+                { "path=/work", "temporary=.tetherd-0123456789012345678901234", "device=1", "inode=1",
+                  "birth=1", NULL },
+                { "path=/work", "temporary=.tetherd-1", "inode=1", "birth=1", NULL },
+                { "path=/work", "temporary=.tetherd-1", "device=1", "birth=1", NULL },
+                { "path=/work", "temporary=.tetherd-1", "device=1", "inode=1", NULL },
+                { "path=/work", "temporary=.tetherd-1", "device=x", "inode=1", "birth=1", NULL },
         };
         struct claim *claim = claims_open(&resource_type_directory);
         char *reason = NULL;
@@ -892,4 +988,5 @@ UNIT_MAIN("directory", test_load, test_owner, test_paths_refused, test_loads_tha
           test_working_directory_of_somebody, test_links_and_kinds, test_without_permissions, test_deep_tree,
           test_many_files, test_mount_inside, test_mount_above_it, test_immutable, test_failure_deep_down,
           test_others_fill_it_meanwhile, test_stop, test_forget_while_it_is_removed, test_crashes,
+          test_inode_is_used_again, test_another_device_after_a_reboot, test_slow_disk,
           test_saved_again_it_is_the_same, test_records_that_are_wrong)

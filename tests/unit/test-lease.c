@@ -544,6 +544,52 @@ START_TEST(test_lease_queue_order)
 }
 END_TEST
 
+/* What the watchdog is fed by. */
+START_TEST(test_lease_progress)
+{
+        char late[] = "l/l";
+        struct resource_config a, *list[] = { fake_resource(&a, 'a', RESOURCE_EXEC, late) };
+        struct client clients[3] = { 0 };
+        uint64_t now, deadline;
+        struct queue *queue;
+        struct waiting waiting;
+
+        begin();
+        now = loop_now(loop);
+        a.max_concurrent = 1;
+        for (size_t i = 0; i < 3; i++)
+                client_begin(&clients[i], list, 1);
+        for (size_t i = 0; i < 3; i++)
+                fake_complete(oldest(), 'o');
+        ck_assert_uint_eq(leases_waiting(&leases, now).n, 0);
+        for (size_t i = 0; i < 3; i++)
+                client_end(&clients[i]);
+        waiting = leases_waiting(&leases, now + 5 * S);
+        ck_assert_uint_eq(waiting.n, 2);
+        ck_assert_uint_eq(waiting.oldest_usec, 5 * S);
+
+        /* One may be under way, and may be late by so much. */
+        queue = clients[0].lease->claims[0].queue;
+        deadline = clients[0].lease->claims[0].timer.deadline_usec;
+        ck_assert(leases_make_progress(&leases, now, 0));
+        ck_assert(leases_make_progress(&leases, deadline + S, S));
+        ck_assert(!leases_make_progress(&leases, deadline + S + 1, S));
+        queue->n_max = 2; /* and nobody looked whether one may begin */
+        ck_assert(!leases_make_progress(&leases, now, S));
+        queue->n_max = 1;
+
+        /* It is being ended: how long that takes is not our doing. */
+        fake_stop_is_late = true;
+        skip_time();
+        ck_assert_int_eq(clients[0].lease->claims[0].state, CLAIM_RELEASE_STOPPING);
+        ck_assert(leases_make_progress(&leases, deadline + 100 * S, 0));
+        fake_stop_is_late = false;
+        for (size_t i = 0; i < 3; i++)
+                (void)play(&clients[i], 0);
+        finish();
+}
+END_TEST
+
 START_TEST(test_lease_queue_timeout)
 {
         char late[] = "l/o";
@@ -749,6 +795,7 @@ START_TEST(test_lease_storm)
                 n_settled = 0;
                 for (size_t i = 0; i < n_begun; i++)
                         n_settled += clients[i].n_settled;
+                ck_assert(leases_make_progress(&leases, 0, 0));
         }
         n_quarantined = leases.n_quarantined;
         ck_assert_uint_eq(n_existing, n_quarantined); /* nothing else is left */
@@ -772,5 +819,6 @@ UNIT_MAIN("lease", test_lease_table, test_lease_every_combination, test_lease_wi
           test_lease_ended_inside_loaded, test_lease_values, test_lease_value_limits,
           test_lease_failed_resource, test_lease_release_what_failed, test_lease_load_timeout,
           test_lease_release_timeout, test_lease_retries, test_lease_retry_many, test_lease_queue_order,
-          test_lease_queue_timeout, test_lease_retry_leaves_the_queue, test_lease_queue_is_no_recursion,
-          test_lease_abandon, test_lease_free_unsettled, test_lease_asserts, test_lease_storm)
+          test_lease_progress, test_lease_queue_timeout, test_lease_retry_leaves_the_queue,
+          test_lease_queue_is_no_recursion, test_lease_abandon, test_lease_free_unsettled, test_lease_asserts,
+          test_lease_storm)

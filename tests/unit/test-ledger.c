@@ -18,6 +18,7 @@
 #define ID          UINT64_C(0x6421f0a3b7c01)
 
 static char directory[64];
+static const char *book = "leases"; /* where the records of this test are */
 static struct loop *loop;
 static struct ledger *ledger;
 static struct leases leases;
@@ -33,14 +34,21 @@ static const char *path_of(const char *subdirectory, const char *name)
         return path;
 }
 
+/* Its state directory is below the one that is its runtime directory. */
+static void open_ledger(void)
+{
+        ck_assert_int_eq(ledger_open(&ledger, loop, directory, path_of("state", "")), 0);
+        leases_init(&leases, loop, NULL, ledger);
+        fake_log[0] = '\0';
+}
+
 static void begin(void)
 {
         (void)strcpy(directory, "/tmp/test-ledger-XXXXXX");
         ck_assert_ptr_nonnull(mkdtemp(directory));
+        ck_assert_int_eq(mkdir(path_of("state", ""), 0700), 0);
         ck_assert_int_eq(loop_new(&loop), 0);
-        ck_assert_int_eq(ledger_open(&ledger, directory), 0);
-        leases_init(&leases, loop, NULL, ledger);
-        fake_log[0] = '\0';
+        open_ledger();
         n_messages = 0;
 }
 
@@ -64,7 +72,7 @@ static void finish(void)
 
 static size_t read_record(const char *name, char text[static RECORD_SIZE])
 {
-        FILE *file = fopen(path_of("leases", name), "r");
+        FILE *file = fopen(path_of(book, name), "r");
         size_t length;
 
         text[0] = '\0';
@@ -79,7 +87,7 @@ static size_t read_record(const char *name, char text[static RECORD_SIZE])
 
 static void write_record(const char *name, const char *text, size_t length)
 {
-        FILE *file = fopen(path_of("leases", name), "w");
+        FILE *file = fopen(path_of(book, name), "w");
 
         ck_assert_ptr_nonnull(file);
         ck_assert_uint_eq(fwrite(text, 1, length, file), length);
@@ -112,8 +120,11 @@ static void forget_it(struct lease *settled, void *userdata _unused_)
         lease = NULL;
 }
 
+static unsigned n_loaded, n_load_failures;
+
 static void is_loaded(struct lease *loaded _unused_, void *userdata _unused_)
 {
+        n_loaded++;
         if (fake_hook)
                 fake_hook();
 }
@@ -127,6 +138,7 @@ static void release_it(struct lease *failed)
 
 static void is_failed(struct lease *failed, enum lease_failure failure _unused_, void *userdata _unused_)
 {
+        n_load_failures++;
         if (fake_hook)
                 fake_hook();
         release_it(failed);
@@ -162,9 +174,7 @@ static void crash(void)
         lease = NULL;
         leases_deinit(&leases);
         ledger = ledger_free(ledger);
-        ck_assert_int_eq(ledger_open(&ledger, directory), 0);
-        leases_init(&leases, loop, NULL, ledger);
-        fake_log[0] = '\0';
+        open_ledger();
 }
 
 static struct resource_config resources[3], *list[3];
@@ -194,10 +204,30 @@ static void new_lease(uint64_t id, char *const *scripts, size_t n)
         ck_assert_int_eq(lease_new(&lease, &leases, &config, list, n, &subject, &callbacks, NULL), 0);
 }
 
+static void make_persistent(size_t i)
+{
+        resources[i].persistent = true;
+        lease->claims[i].is_persistent = lease->is_persistent = true;
+}
+
+/* The record is that of another boot. */
+static void reboot(const char *name)
+{
+        static char text[RECORD_SIZE];
+        size_t length = read_record(name, text);
+        char *boot = strstr(text, "boot=");
+
+        if (!boot)
+                return;
+        boot[strlen("boot=")] = 'x';
+        write_record(name, text, length);
+}
+
 static void complete_all(void)
 {
-        while (!list_is_empty(&fake_pending))
-                fake_complete(container_of(fake_pending.next, struct fake, link), 'o');
+        while (!list_is_empty(&fake_pending) || !list_is_empty(&fake_syncs))
+                if (!fake_disk(0))
+                        fake_complete(container_of(fake_pending.next, struct fake, link), 'o');
 }
 
 /* Releases what was found, retries included. */
@@ -465,13 +495,15 @@ static void remember(void)
         }
 }
 
-static void check_moment(const struct moment *moment)
+static void check_moment(const struct moment *moment, bool is_rebooted)
 {
         bool is_held[3] = { false };
 
         begin();
         if (moment->length > 0)
                 write_record("6421f0a3b7c01", moment->record, moment->length);
+        if (is_rebooted)
+                reboot("6421f0a3b7c01");
         (void)restore();
         for (size_t i = 0; lease && i < lease->n_claims; i++)
                 is_held[i] = lease->claims[i].state == CLAIM_LOADED;
@@ -483,9 +515,19 @@ static void check_moment(const struct moment *moment)
                                       "claim %zu is not there", i);
         }
         release_all();
-        ck_assert_uint_eq(n_records("leases"), 0);
+        ck_assert_uint_eq(n_records(book), 0);
         ck_assert_uint_eq(n_records("set-aside"), 0);
         finish();
+}
+
+static void complete_life(void)
+{
+        for (unsigned i = 0; lease && i < 20; i++) {
+                complete_all();
+                if (lease)
+                        wheel_run(loop_wheel(loop), wheel_next(loop_wheel(loop)));
+        }
+        ck_assert_ptr_null(lease);
 }
 
 START_TEST(test_ledger_crash_at_every_moment)
@@ -497,41 +539,324 @@ START_TEST(test_ledger_crash_at_every_moment)
         };
         size_t n_all = 0;
 
-        for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
-                for (int is_cut = 0; is_cut < 2; is_cut++) { /* it ends while the first late one loads */
-                        begin();
-                        n_moments = 0;
-                        fake_hook = remember;
-                        new_lease(ID, rows[i], 3);
-                        remember();
-                        lease_load(lease);
-                        if (!is_cut)
-                                complete_all();
-                        if (lease && !lease->is_releasing)
-                                release_it(lease);
-                        for (unsigned k = 0; lease && k < 20; k++) {
-                                complete_all();
-                                if (lease)
-                                        wheel_run(loop_wheel(loop), wheel_next(loop_wheel(loop)));
-                        }
-                        ck_assert_ptr_null(lease);
-                        fake_hook = NULL;
-                        finish();
-                        for (size_t k = 0; k < n_moments; k++)
-                                check_moment(&moments[k]);
-                        n_all += n_moments;
+        for (size_t i = 0; i < ARRAY_SIZE(rows) * 4; i++) {
+                bool is_cut = i & 1; /* it ends while the first late one loads, or waits for the disk */
+                bool is_persistent = i & 2;
+
+                begin();
+                book = is_persistent ? "state/leases" : "leases";
+                n_moments = 0;
+                fake_hook = remember;
+                new_lease(ID, rows[i / 4], 3);
+                for (size_t k = 0; is_persistent && k < 2; k++)
+                        make_persistent(k);
+                remember();
+                lease_load(lease);
+                if (!is_cut)
+                        complete_all();
+                if (lease && !lease->is_releasing)
+                        release_it(lease);
+                complete_life();
+                fake_hook = NULL;
+                finish();
+                for (size_t k = 0; k < n_moments; k++)
+                        for (int is_rebooted = 0; is_rebooted <= is_persistent; is_rebooted++)
+                                check_moment(&moments[k], is_rebooted);
+                n_all += n_moments;
+        }
+        ck_assert_uint_gt(n_all, 160);
+}
+END_TEST
+
+/* ---- connections that lived on ---- */
+
+START_TEST(test_ledger_take_up)
+{
+        /* The last run dies when the lease has done everything that does not end late. */
+        static const struct {
+                char *scripts[3];
+                size_t n;
+                bool is_released;
+                bool is_loaded;
+        } rows[] = {
+                { { "o/o", "o/o", "o/o" }, 3, false, true }, /* the third one is not recorded */
+                { { "o/o", "o/o" }, 2, false, true },        { { "o/o", "l/o" }, 2, false, false },
+                { { "l/o", "o/o" }, 2, false, false }, /* the second one was not begun */
+                { { "o/o", "o/l" }, 2, true, false },        { { "o/l", "o/o" }, 2, true, false },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                begin();
+                new_lease(ID, rows[i].scripts, rows[i].n);
+                lease_load(lease);
+                if (rows[i].is_released) {
+                        release_it(lease);
+                        for (size_t k = 0; k < rows[i].n; k++) /* as exec does it */
+                                if (lease->claims[k].state == CLAIM_RELEASING)
+                                        ck_assert_int_eq(ledger_save(ledger, &lease->claims[k]), 0);
                 }
-        ck_assert_uint_gt(n_all, 80);
+                crash();
+                ck_assert_uint_eq(restore(), 1);
+                ck_assert_msg(lease_is_loaded(lease) == rows[i].is_loaded, "row %zu", i);
+                if (lease_is_loaded(lease)) {
+                        lease_take_up(lease);
+                        ck_assert(!lease->is_recovered);
+                        ck_assert_str_eq(lease_value(lease, "a"), "a");
+                        crash(); /* once more: the record is as good as before */
+                        ck_assert_uint_eq(restore(), 1);
+                        ck_assert(lease->is_recovered);
+                        lease_take_up(lease);
+                        release_it(lease);
+                        ck_assert_ptr_null(lease);
+                        ck_assert_str_eq(fake_log, "-b -a ");
+                }
+                release_all();
+                ck_assert_uint_eq(n_records("leases"), 0);
+                finish();
+        }
+}
+END_TEST
+
+/* ---- what outlives a reboot ---- */
+
+START_TEST(test_ledger_persistent_waits_for_the_disk)
+{
+        static char *const scripts[] = { "o/o", "o/o" };
+
+        begin();
+        new_lease(ID, scripts, 2);
+        make_persistent(1);
+        lease_load(lease);
+        ck_assert_str_eq(fake_log, "+a ");
+        ck_assert_int_eq(lease->claims[1].state, CLAIM_INTENDED);
+        ck_assert_uint_eq(n_records("leases"), 0);
+        ck_assert_uint_eq(n_records("state/leases"), 1); /* the whole lease */
+        n_loaded = 0;
+        ck_assert(fake_disk(0));
+        ck_assert_str_eq(fake_log, "+a +b ");
+        ck_assert_int_eq(lease->claims[1].state, CLAIM_LOADED);
+        ck_assert_uint_eq(n_loaded, 0);
+        ck_assert(fake_disk(0));
+        ck_assert_uint_eq(n_loaded, 1);
+        ck_assert(!fake_disk(0));
+        ck_assert_uint_eq(lease->claims[1].timer.deadline_usec, USEC_INFINITY);
+        n_fake_erasures = 0;
+        release_it(lease);
+        ck_assert_ptr_null(lease);
+        ck_assert_uint_eq(n_records("state/leases"), 0);
+        ck_assert_uint_eq(n_fake_erasures, 1);
+        finish();
+}
+END_TEST
+
+/* However the wait for the disk ends: what was not begun is not released, what was is. */
+START_TEST(test_ledger_persistent_ends)
+{
+        static const struct {
+                unsigned n_done; /* by the disk, before it happens */
+                const char *log;
+        } rows[] = { { 0, "" }, { 1, "+a -a " } };
+        enum { CONNECTION_ENDS, DISK_FAILS, TIME_IS_OVER, N_WAYS };
+        static char *const scripts[] = { "o/o", "o/o" };
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows) * N_WAYS; i++) {
+                unsigned n_done = rows[i / N_WAYS].n_done;
+
+                begin();
+                new_lease(ID, scripts, 2);
+                make_persistent(0);
+                lease_load(lease);
+                for (unsigned k = 0; k < n_done; k++)
+                        ck_assert(fake_disk(0));
+                n_load_failures = n_loaded = 0;
+                switch (i % N_WAYS) {
+                case CONNECTION_ENDS:
+                        release_it(lease);
+                        break;
+                case DISK_FAILS:
+                        ck_assert(fake_disk(-EIO));
+                        break;
+                default:
+                        ck_assert_uint_eq(lease->claims[0].timer.deadline_usec,
+                                          loop_now(loop) + 30 * USEC_PER_SEC);
+                        wheel_run(loop_wheel(loop), wheel_next(loop_wheel(loop)));
+                        ck_assert_ptr_nonnull(strstr(last_reason, "not on disk within load_timeout"));
+                }
+                ck_assert_msg(streq(fake_log, rows[i / N_WAYS].log), "%zu: %s", i, fake_log);
+                ck_assert_uint_eq(n_load_failures, i % N_WAYS != CONNECTION_ENDS);
+                ck_assert_uint_eq(n_loaded, 0);
+                ck_assert_ptr_null(lease);
+                ck_assert(!fake_disk(0));
+                ck_assert_uint_eq(n_records("state/leases"), 0);
+                finish();
+        }
+}
+END_TEST
+
+/* Its turn in the queue is passed on, also when it is dropped while it waits for the disk. */
+START_TEST(test_ledger_persistent_in_a_queue)
+{
+        static char *const scripts[] = { "o/o", "o/o" };
+        struct lease *first;
+
+        begin();
+        new_lease(ID, scripts, 2);
+        resources[1].max_concurrent = 1;
+        lease->claims[1].queue->n_max = 1;
+        make_persistent(1);
+        lease_load(lease);
+        first = lease;
+        new_lease(ID + 1, scripts, 2);
+        lease->claims[1].queue->n_max = 1;
+        make_persistent(1);
+        lease_load(lease);
+        ck_assert_int_eq(lease->claims[1].state, CLAIM_LOAD_QUEUED);
+        release_it(first);
+        new_lease(ID + 2, scripts, 1);
+        (void)lease_free(lease); /* the test's variables follow the last one */
+        ck_assert_uint_eq(leases.n_leases, 1);
+        lease = container_of(leases.all.next, struct lease, link);
+        ck_assert_int_eq(lease->claims[1].state, CLAIM_INTENDED);
+        ck_assert_uint_eq(lease->claims[1].queue->n_under_way, 1);
+        complete_all();
+        release_all();
+        finish();
+}
+END_TEST
+
+START_TEST(test_ledger_without_syncing)
+{
+        static char *const scripts[] = { "o/o" };
+
+        begin();
+        fake_syncer_error = -ENOSYS;
+        new_lease(ID, scripts, 1);
+        make_persistent(0);
+        lease_load(lease);
+        ck_assert_ptr_null(lease);
+        ck_assert_str_eq(fake_log, "");
+        ck_assert_str_eq(last_reason, "the ledger cannot be written");
+        ck_assert_uint_eq(n_records("state/leases"), 0);
+        finish();
+        fake_syncer_error = 0;
+}
+END_TEST
+
+START_TEST(test_ledger_reboot)
+{
+        static char *const scripts[] = { "o/o", "o/o" };
+
+        for (size_t persistent = 0; persistent < 3; persistent++) { /* a, b, none */
+                begin();
+                book = persistent < 2 ? "state/leases" : "leases";
+                new_lease(ID, scripts, 2);
+                if (persistent < 2)
+                        make_persistent(persistent);
+                lease_load(lease);
+                complete_all();
+                crash();
+                reboot("6421f0a3b7c01");
+                ck_assert_uint_eq(restore(), 1);
+                ck_assert(lease->is_rebooted && lease->is_recovered);
+                ck_assert(!lease_is_loaded(lease));
+                ck_assert_uint_eq(lease->born_usec, USEC_INFINITY);
+                release_all();
+                ck_assert_str_eq(fake_log, persistent == 0 ? "-a " : persistent == 1 ? "-b " : "");
+                ck_assert_uint_eq(n_records(book), 0);
+                finish();
+        }
+}
+END_TEST
+
+/* A power cut may leave zeros where the end of a file was not synced. */
+START_TEST(test_ledger_zeros_at_the_end)
+{
+        static char *const scripts[] = { "o/o" };
+        static char text[RECORD_SIZE];
+        size_t length;
+
+        begin();
+        book = "state/leases";
+        new_lease(ID, scripts, 1);
+        make_persistent(0);
+        lease_load(lease);
+        complete_all();
+        crash();
+        length = read_record("6421f0a3b7c01", text);
+        for (size_t n = 1; n < 5000; n = n * 3 + 1) {
+                memset(text + length, 0, n);
+                memcpy(text + length + n, "state=empty\n.\n", 14); /* a page that came to the disk */
+                write_record("6421f0a3b7c01", text, length + n + 14);
+                ck_assert_uint_eq(restore(), 1);
+                ck_assert_int_eq(lease->claims[0].state, CLAIM_LOADED);
+                ck_assert_uint_eq(read_record("6421f0a3b7c01", text), length);
+                crash();
+        }
+        ck_assert_uint_eq(n_messages, 0);
+        ck_assert_uint_eq(restore(), 1);
+        release_all();
+        finish();
+}
+END_TEST
+
+START_TEST(test_ledger_two_directories)
+{
+        static const uint64_t ids[] = { 0xff, 0x9, 0x100, 0x10, 0xfff, 0x1, 0xa };
+        static char *const scripts[] = { "o/o" };
+
+        begin();
+        for (size_t i = 0; i < ARRAY_SIZE(ids); i++) {
+                new_lease(ids[i], scripts, 1);
+                if (i % 2)
+                        make_persistent(0);
+                lease_load(lease);
+                complete_all();
+        }
+        ck_assert_uint_eq(n_records("leases"), 4);
+        ck_assert_uint_eq(n_records("state/leases"), 3);
+        book = "state/leases";
+        write_record("b", "what is this?", 13);
+        crash();
+        ck_assert_uint_eq(restore(), ARRAY_SIZE(ids));
+        for (size_t i = 1; i < ARRAY_SIZE(ids); i++)
+                ck_assert_uint_lt(found_ids[i - 1], found_ids[i]);
+        ck_assert_uint_eq(n_records("state/set-aside"), 1);
+        ck_assert_uint_eq(n_messages, 1);
+        finish();
+}
+END_TEST
+
+START_TEST(test_ledger_one_directory)
+{
+        static char *const scripts[] = { "o/o" };
+
+        begin();
+        ledger = ledger_free(ledger);
+        ck_assert_int_eq(ledger_open(&ledger, loop, directory, directory), 0);
+        leases.ledger = ledger;
+        new_lease(1, scripts, 1);
+        lease_load(lease);
+        new_lease(2, scripts, 1);
+        make_persistent(0);
+        lease_load(lease);
+        complete_all();
+        ck_assert_uint_eq(n_records("leases"), 2);
+        (void)leases_abandon(&leases);
+        ck_assert_uint_eq(restore(), 2); /* each once */
+        finish();
 }
 END_TEST
 
 /* ---- what is not ours ---- */
 
 #define HEAD "tetherd-ledger 1\n"
+#define OLD  "boot=another\nn_recorded=0\n"
 #define SUBJECT \
-        "connection=a\nlistener=x\nidentity=\nremote=unix\nlocal=unix\npeer_pid=0\npeer_uid=0\nborn=1\n"
-#define CLAIM "claim=0\nname=a\ntype=fake-directory\nstate=loaded\nrelease_attempts=3\nrelease_timeout=5\n"
-#define DATA  "release=o\\x0aback\\x5cslash\\x7f\n"
+        "connection=a\nlistener=x\nidentity=\nremote=unix\nlocal=unix\npeer_pid=0\npeer_uid=0\nborn=1\n" OLD
+#define CLAIM                                                                                            \
+        "claim=0\nname=a\ntype=fake-directory\nstate=loaded\npersistent=1\nrelease_attempts=3\nrelease_" \
+        "timeout=5\n"
+#define DATA "release=o\\x0aback\\x5cslash\\x7f\n"
 
 START_TEST(test_ledger_foreign_records)
 {
@@ -548,39 +873,68 @@ START_TEST(test_ledger_foreign_records)
                 { "garbage", false },
                 { HEAD, false },
                 { "tetherd-ledger 2\n" SUBJECT "n_claims=1\n.\n", false },
+                { "tetherd-ledger 10\n" SUBJECT "n_claims=1\n.\n", false },
                 { HEAD SUBJECT ".\n", false }, /* how many claims? */
                 { HEAD SUBJECT "n_claims=1000000000\n.\n", false },
                 { HEAD SUBJECT "n_claims=-1\n.\n", false },
                 { HEAD SUBJECT "n_claims=1x\n.\n", false },
                 { HEAD ".\n", false },
-                { HEAD "connection=b\nlistener=x\nidentity=\npeer_pid=0\npeer_uid=0\nborn=1\nn_claims=0\n.\n",
+                { HEAD "connection=b\nlistener=x\nidentity=\npeer_pid=0\npeer_uid=0\nborn=1\n" OLD
+                       "n_claims=0\n.\n",
                   false },
-                { HEAD "listener=x\nidentity=\npeer_pid=0\npeer_uid=0\nborn=1\nn_claims=0\n.\n", false },
-                { HEAD "connection=a\nidentity=\npeer_pid=0\npeer_uid=0\nborn=1\nn_claims=0\n.\n", false },
-                { HEAD "connection=a\nlistener=x\npeer_pid=0\npeer_uid=0\nborn=1\nn_claims=0\n.\n", false },
+                { HEAD "listener=x\nidentity=\npeer_pid=0\npeer_uid=0\nborn=1\n" OLD "n_claims=0\n.\n",
+                  false },
+                { HEAD "connection=a\nidentity=\npeer_pid=0\npeer_uid=0\nborn=1\n" OLD "n_claims=0\n.\n",
+                  false },
+                { HEAD "connection=a\nlistener=x\npeer_pid=0\npeer_uid=0\nborn=1\n" OLD "n_claims=0\n.\n",
+                  false },
+                { HEAD "connection=a\nlistener=x\nidentity=\npeer_pid=0\npeer_uid=0\nborn=1\nn_recorded=0\n"
+                       "n_claims=0\n.\n",
+                  false },
+                { HEAD "connection=a\nlistener=x\nidentity=\npeer_pid=0\npeer_uid=0\nborn=1\nboot=b\n"
+                       "n_claims=0\n.\n",
+                  false },
+                { HEAD "connection=a\nlistener=x\nidentity=\npeer_pid=0\npeer_uid=0\nborn=1\nboot=b\n"
+                       "n_claims=1\nn_recorded=2\n.\n",
+                  false },
                 { HEAD SUBJECT "n_claims=1\nno equals sign\n.\n", false },
                 { HEAD SUBJECT "n_claims=1\n.\n" CLAIM ".\n", false }, /* the type's own part is missing */
                 { HEAD SUBJECT "n_claims=0\n.\n" CLAIM DATA ".\n", false }, /* out of range */
                 { HEAD SUBJECT "n_claims=1\n.\n.\n", false },               /* an empty block */
-                { HEAD SUBJECT
-                  "n_claims=1\n.\nclaim=0\nname=a\ntype=unknown\nstate=loaded\nrelease_attempts=3\n"
-                  "release_timeout=5\n" DATA ".\n",
-                  false },
-                { HEAD SUBJECT "n_claims=1\n.\nclaim=0\nname=a\ntype=fake-directory\nstate=loaded\n"
-                               "release_attempts=0\nrelease_timeout=5\n" DATA ".\n",
-                  false },
-                { HEAD SUBJECT "n_claims=1\n.\nclaim=0\nname=a\ntype=fake-directory\nstate=loaded\n"
-                               "release_attempts=99999999999\nrelease_timeout=5\n" DATA ".\n",
-                  false },
-                { HEAD SUBJECT "n_claims=1\n.\nclaim=0\nname=a\nstate=loaded\nrelease_attempts=1\n"
+                { HEAD SUBJECT "n_claims=1\n.\nclaim=0\nname=a\ntype=unknown\nstate=loaded\npersistent="
+                               "1\nrelease_attempts=3\n"
                                "release_timeout=5\n" DATA ".\n",
                   false },
                 { HEAD SUBJECT
-                  "n_claims=1\n.\nname=a\ntype=fake-directory\nstate=loaded\nrelease_attempts=1\n"
+                  "n_claims=1\n.\nclaim=0\nname=a\ntype=fake-directory\nstate=loaded\npersistent=1\n"
+                  "release_attempts=0\nrelease_timeout=5\n" DATA ".\n",
+                  false },
+                { HEAD SUBJECT
+                  "n_claims=1\n.\nclaim=0\nname=a\ntype=fake-directory\nstate=loaded\npersistent=1\n"
+                  "release_attempts=99999999999\nrelease_timeout=5\n" DATA ".\n",
+                  false },
+                { HEAD SUBJECT
+                  "n_claims=1\n.\nclaim=0\nname=a\nstate=loaded\npersistent=1\nrelease_attempts=1\n"
                   "release_timeout=5\n" DATA ".\n",
                   false },
+                { HEAD SUBJECT "n_claims=1\n.\nname=a\ntype=fake-directory\nstate=loaded\npersistent="
+                               "1\nrelease_attempts=1\n"
+                               "release_timeout=5\n" DATA ".\n",
+                  false },
+                { HEAD SUBJECT
+                  "n_claims=1\n.\nclaim=0\nname=a\ntype=fake-directory\nstate=loaded\npersistent=1\n"
+                  "release_attempts=1\n" DATA ".\n",
+                  false },
+                { HEAD SUBJECT
+                  "n_claims=1\n.\nclaim=0\nname=a\ntype=fake-directory\nstate=loaded\npersistent=2\n"
+                  "release_attempts=1\nrelease_timeout=5\n" DATA ".\n",
+                  false },
                 { HEAD SUBJECT "n_claims=1\n.\nclaim=0\nname=a\ntype=fake-directory\nstate=loaded\n"
-                               "release_attempts=1\n" DATA ".\n",
+                               "release_attempts=1\nrelease_timeout=5\n" DATA ".\n",
+                  false },
+                { HEAD SUBJECT
+                  "n_claims=1\n.\nclaim=0\nname=a\ntype=fake-directory\nstate=lost\npersistent=1\n"
+                  "release_attempts=1\nrelease_timeout=5\n" DATA ".\n",
                   false },
                 { HEAD SUBJECT "n_claims=1\n.\n" CLAIM "x=\\x\n" DATA ".\n", false }, /* bad escapes */
                 { HEAD SUBJECT "n_claims=1\n.\n" CLAIM "x=\\x0\n" DATA ".\n", false },
@@ -640,13 +994,14 @@ START_TEST(test_ledger_open_errors)
         struct ledger *other = NULL;
 
         begin();
-        ck_assert_int_eq(ledger_open(&other, path_of("not", "there")), -ENOENT);
+        ck_assert_int_eq(ledger_open(&other, loop, path_of("not", "there"), directory), -ENOENT);
+        ck_assert_int_eq(ledger_open(&other, loop, directory, path_of("not", "there")), -ENOENT);
         ck_assert_int_eq(rmdir(path_of("set-aside", "")), 0);
         ck_assert_int_eq(symlink("/tmp", path_of(".", "set-aside")), 0);
-        ck_assert_int_eq(ledger_open(&other, directory), -ENOTDIR);
+        ck_assert_int_eq(ledger_open(&other, loop, directory, directory), -ENOTDIR);
         ck_assert_int_eq(rmdir(path_of("leases", "")), 0);
         ck_assert_int_eq(close(open(path_of(".", "leases"), O_CREAT | O_WRONLY | O_CLOEXEC, 0600)), 0);
-        ck_assert_int_eq(ledger_open(&other, directory), -ENOTDIR);
+        ck_assert_int_eq(ledger_open(&other, loop, directory, directory), -ENOTDIR);
         ck_assert_ptr_null(other);
         ck_assert_ptr_null(ledger_free(NULL));
         finish();
@@ -711,5 +1066,8 @@ END_TEST
 
 UNIT_MAIN("ledger", test_ledger_round_trip, test_ledger_addresses, test_ledger_not_recorded,
           test_ledger_keeps_quarantined, test_ledger_order, test_ledger_torn_at_every_byte,
-          test_ledger_crash_at_every_moment, test_ledger_foreign_records, test_ledger_foreign_files,
+          test_ledger_crash_at_every_moment, test_ledger_take_up, test_ledger_persistent_waits_for_the_disk,
+          test_ledger_persistent_ends, test_ledger_persistent_in_a_queue, test_ledger_without_syncing,
+          test_ledger_reboot, test_ledger_zeros_at_the_end, test_ledger_two_directories,
+          test_ledger_one_directory, test_ledger_foreign_records, test_ledger_foreign_files,
           test_ledger_open_errors, test_ledger_cannot_be_written, test_ledger_disk_full)
