@@ -185,8 +185,10 @@ static bool listens(const struct listener_config *listener, const struct endpoin
 {
         for (size_t i = 0; i < n; i++) {
                 const struct endpoint *other = &listener->endpoints[i];
-                if (other->length > 0 && other->length == endpoint->length &&
-                    memcmp(&other->address, &endpoint->address, endpoint->length) == 0)
+                if (other->kind == ENDPOINT_SYSTEMD
+                            ? streq(other->text, endpoint->text)
+                            : other->length == endpoint->length &&
+                                      memcmp(&other->address, &endpoint->address, endpoint->length) == 0)
                         return true;
         }
         return false;
@@ -221,6 +223,32 @@ static bool listens_on(const struct listener_config *listener, bool is_ip)
                     (listener->endpoints[i].kind == ENDPOINT_IP) == is_ip)
                         return true;
         return false;
+}
+
+/* What a socket unit says in place of a key: the sockets of systemd are open already. */
+static void check_systemd(struct config *config, const struct section *section)
+{
+        static const char *const keys_of_unit[][2] = {
+                { "v6only", "BindIPv6Only=" },    { "backlog", "Backlog=" },
+                { "reuse_port", "ReusePort=" },   { "socket_mode", "SocketMode=" },
+                { "socket_user", "SocketUser=" }, { "socket_group", "SocketGroup=" },
+        };
+        const struct listener_config *listener = section->object;
+        char text[SPAN_TEXT_MAX];
+
+        for (size_t i = 0; i < listener->n_endpoints; i++)
+                if (listener->endpoints[i].kind != ENDPOINT_SYSTEMD)
+                        return;
+        for (size_t i = 0; listener->n_endpoints > 0 && i < ARRAY_SIZE(keys_of_unit); i++) {
+                const struct key *key = key_find(SECTION_LISTENER, keys_of_unit[i][0], 0);
+
+                /* A default that is written down is what --print-config prints. */
+                if (section_given(section, key->name) &&
+                    !streq(value_text(key, section, text), key->standard))
+                        section_fault(config, section, key->name,
+                                      "%s has no effect on sockets of systemd: set %s in the socket unit",
+                                      key->name, keys_of_unit[i][1]);
+        }
 }
 
 /* Rules of a kind that no peer of this listener can have. */
@@ -275,6 +303,7 @@ static void check_listeners(struct config *config)
                         section_fault(config, section, "listen", "[%s] has no listen", section->text);
                 for (size_t k = 0; listener->enabled && k < listener->n_endpoints; k++)
                         check_endpoint(config, section, k);
+                check_systemd(config, section);
                 check_admission(config, section);
                 find_resources(config, section);
                 check_listener_order(config, section);

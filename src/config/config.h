@@ -20,7 +20,7 @@
 #define CONFIG_NAME_MAX     32 /* of a listener or resource */
 #define CONFIG_DEFAULT_PATH "/etc/tetherd/tetherd.conf"
 
-enum preserve { PRESERVE_NO, PRESERVE_RESTART, PRESERVE_ALWAYS };
+enum preserve_mode { PRESERVE_NO, PRESERVE_RESTART, PRESERVE_ALWAYS };
 enum handler_kind { HANDLER_DISCARD, HANDLER_ECHO, HANDLER_PLUGIN };
 enum half_close { HALF_CLOSE_CLOSE, HALF_CLOSE_KEEP };
 enum load_failure { LOAD_FAILURE_NOTHING, LOAD_FAILURE_RELEASE };
@@ -34,7 +34,7 @@ struct daemon_config {
         uint64_t max_connections; /* 0 = auto */
         char *runtime_directory;  /* $RUNTIME_DIRECTORY where systemd sets it and the key is not given */
         char *state_directory;    /* likewise $STATE_DIRECTORY */
-        enum preserve preserve;
+        enum preserve_mode preserve;
         uint64_t drain_timeout;
         struct log_options log;
 };

@@ -9,7 +9,7 @@
 static const struct key_word preserves[] = {
         { "no", PRESERVE_NO, false },
         { "restart", PRESERVE_RESTART, false },
-        { "always", PRESERVE_ALWAYS, true },
+        { "always", PRESERVE_ALWAYS, false },
         { NULL, 0, false },
 };
 static const struct key_word log_targets[] = {
@@ -99,7 +99,7 @@ const struct key keys[] = {
             DAEMON(log.n_queue), RANGE(1, 1 << 20)),
 
         KEY("enabled", BOOLEAN, "yes", RELOAD, "whether the listener is opened", LISTENER(enabled)),
-        KEY("listen", ENDPOINTS, "", RELOAD, "where it listens: host:port, [v6]:port, *:port, /path.sock, @abstract",
+        KEY("listen", ENDPOINTS, "", RELOAD, "where: host:port, [v6]:port, *:port, /path.sock, @abstract, systemd:NAME",
             LISTENER(endpoints)),
         KEY("v6only", BOOLEAN, "no", RELOAD, "whether [::] leaves IPv4 alone", LISTENER(v6only)),
         KEY("handler", WORD, "discard", CONNECTION, "what becomes of received bytes",
@@ -183,7 +183,7 @@ const struct key keys[] = {
             RESOURCE(working_directory), .kinds = COMMANDS),
         KEY("on_load_failure", WORD, "nothing", CONNECTION, "whether a load that says it failed is released",
             RESOURCE(on_load_failure), .words = load_failures, .kinds = SAYING),
-        KEY("persistent", BOOLEAN, "no", CONNECTION, "whether it outlives a reboot", PLANNED(RESOURCE)),
+        KEY("persistent", BOOLEAN, "no", CONNECTION, "whether what was loaded outlives a reboot", RESOURCE(persistent)),
         KEY("load_timeout", SPAN, "30s", CONNECTION, "of a load, from its start", RESOURCE(load_timeout), TIMEOUT),
         KEY("release_timeout", SPAN, "30s", CONNECTION, "of a release, from its start",
             RESOURCE(release_timeout), TIMEOUT),

@@ -179,8 +179,6 @@ static void add_endpoint(struct listener_config *listener, const char *text, con
         }
         listener->endpoints = grown;
         listener->endpoints[listener->n_endpoints++] = endpoint;
-        if (endpoint.kind == ENDPOINT_SYSTEMD)
-                ini_fault_at(ini, entry, "listen = %s is not supported by this version of tetherd", text);
 }
 
 static void set_endpoints(struct listener_config *listener, const char *text, const struct ini_entry *entry,

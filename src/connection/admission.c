@@ -246,6 +246,24 @@ static int sources_admit(struct sources *sources, const struct source_key *key, 
         return ADMISSION_GRANTED;
 }
 
+void sources_join(struct sources *sources, const struct listener_config *config, const struct peer *peer,
+                  uint64_t now_usec, struct source_entry **ret_entry)
+{
+        struct source_key key = key_of(peer);
+        struct source_entry *entry = NULL;
+
+        if (config->max_connections_per_source != UINT64_MAX) {
+                entry = find(sources, &key);
+                if (!entry && (entry = add(sources, &key)))
+                        entry->taken_usec = now_usec;
+        }
+        if (entry) { /* without memory it is not counted: turning it away would be worse */
+                list_unlink(&entry->link);
+                entry->n_connections++;
+        }
+        *ret_entry = entry;
+}
+
 void sources_leave(struct sources *sources, struct source_entry *entry)
 {
         if (!entry)

@@ -54,6 +54,10 @@ void sources_deinit(struct sources *sources);
 int admission_decide(struct sources *sources, const struct listener_config *config, const struct peer *peer,
                      uint64_t now_usec, struct source_entry **ret_entry);
 
+/* Counts one that was granted in another process, whatever the limits say: *ret_entry as above. */
+void sources_join(struct sources *sources, const struct listener_config *config, const struct peer *peer,
+                  uint64_t now_usec, struct source_entry **ret_entry);
+
 /* A connection that was granted is gone; takes NULL. */
 void sources_leave(struct sources *sources, struct source_entry *entry);
 

@@ -9,6 +9,7 @@
 #include "connection/connection.h"
 #include "connection/listener.h"
 #include "connection/stream.h"
+#include "service/store.h"
 #include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
@@ -304,8 +305,7 @@ static void connection_close_socket(struct connection *c)
 {
         source_deinit(&c->source, loop_of(c));
         c->fd = fd_close(c->fd);
-        free(c->output);
-        c->output = NULL;
+        free(TAKE_PTR(c->output));
 }
 
 static void connection_refuse(struct connection *c, enum cause cause)
@@ -350,6 +350,8 @@ void connection_end(struct connection *c, struct ending ending)
 
         if (!lease && event_is_wanted(shared(c)->journal, obituary.priority, true))
                 connection_local(c, &local);
+        if (shared(c)->are_stored)
+                store_bury(c->fd);
         connection_close_socket(c);
         if (edge.action == ACTION_REJECT) {
                 struct event_connection facts = connection_facts(c, &local);
@@ -470,7 +472,7 @@ void connection_shaken(struct connection *c)
         connection_step(c, EVENT_SHAKEN);
 }
 
-static void lease_is_loaded(struct lease *lease _unused_, void *userdata)
+static void lease_is_ready(struct lease *lease _unused_, void *userdata)
 {
         connection_step(userdata, EVENT_LOADED);
 }
@@ -490,13 +492,14 @@ static void lease_is_settled(struct lease *lease, void *userdata)
         c->lease = lease_free(lease);
 }
 
+static const struct lease_callbacks lease_callbacks = {
+        .loaded = lease_is_ready,
+        .failed = lease_is_failed,
+        .settled = lease_is_settled,
+};
+
 static void connection_load(struct connection *c)
 {
-        static const struct lease_callbacks callbacks = {
-                .loaded = lease_is_loaded,
-                .failed = lease_is_failed,
-                .settled = lease_is_settled,
-        };
         const struct listener_config *config = c->config;
         struct lease_subject subject = {
                 .id = c->id,
@@ -513,7 +516,7 @@ static void connection_load(struct connection *c)
         }
         connection_local(c, &subject.local);
         if (lease_new(&c->lease, shared(c)->leases, config->config, config->resources, config->n_resources,
-                      &subject, &callbacks, c) < 0) {
+                      &subject, &lease_callbacks, c) < 0) {
                 connection_end(c, cause_local(CAUSE_EXHAUSTED, ENOMEM));
                 return;
         }
@@ -525,6 +528,8 @@ static void connection_serve(struct connection *c)
         _cleanup_free_ char *line = NULL;
         int r;
 
+        if (shared(c)->ready)
+                shared(c)->ready(c, shared(c)->userdata);
         if (event_is_wanted(shared(c)->journal, LOG_INFO, false)) {
                 struct address local;
 
@@ -544,7 +549,7 @@ void connection_step(struct connection *c, enum connection_event event)
 {
         struct connection_edge edge = machine_step(c->state, event);
 
-        if (edge.next == CONNECTION_READY)
+        if (edge.action == ACTION_SERVE)
                 c->ready_usec = c->received_usec = now(c);
         connection_enter(c, edge.next);
         switch (edge.action) {
@@ -558,10 +563,34 @@ void connection_step(struct connection *c, enum connection_event event)
                 connection_serve(c);
                 break;
         case ACTION_HOLD:
+        case ACTION_RESUME:
                 break;
         default:
                 assert(false); /* the ways out are connection_end() and connection_settled() */
         }
+}
+
+/* What is the same for a life that begins and for one that goes on. */
+static void connection_init(struct connection *c, struct listener *listener, int fd)
+{
+        c->listener = listener_join(listener);
+        c->config = listener->config;
+        (void)config_ref(c->config->config);
+        c->fd = fd;
+        c->source.fd = -1;
+        c->state = CONNECTION_ACCEPT;
+        list_init(&c->link);
+        timer_init(&c->timer, connection_timer);
+        listener->connections->n_connections++;
+}
+
+static struct ending unregistered(int r)
+{
+        return (struct ending){
+                .cause = errno_is_exhaustion(-r) ? CAUSE_EXHAUSTED : CAUSE_ERROR,
+                .operation = OPERATION_ACCEPT,
+                .error = -r,
+        };
 }
 
 void connection_open(struct connection *c, struct listener *listener, int fd, const struct address *remote)
@@ -569,20 +598,13 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
         struct connections *connections = listener->connections;
         int r;
 
-        c->listener = listener_join(listener);
-        c->config = listener->config;
-        (void)config_ref(c->config->config);
+        connection_init(c, listener, fd);
         c->id = connections->next_id++;
-        c->fd = fd;
-        c->source.fd = -1;
         c->remote = *remote;
         c->is_unix = remote->family == AF_UNIX;
         c->peer_uid = (uid_t)-1; /* stays so where a PROXY header says that the source is a UNIX socket */
         c->accepted_usec = c->received_usec = now(c);
-        c->state = CONNECTION_ACCEPT;
-        list_init(&c->link);
-        timer_init(&c->timer, connection_timer);
-        connections->n_connections++;
+        listener->n_accepted++;
         connections->n_accepted++;
         if (c->is_unix) {
                 struct ucred peer = { 0 };
@@ -603,24 +625,65 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
         }
         if (c->config->proxy_protocol ? !connection_admit_proxy(c) : !connection_admit(c))
                 return;
-        r = source_init(&c->source, connections->loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, 0, stream_event);
-        if (r < 0) {
-                connection_end(c, (struct ending){
-                                          .cause = errno_is_exhaustion(-r) ? CAUSE_EXHAUSTED : CAUSE_ERROR,
-                                          .operation = OPERATION_ACCEPT,
-                                          .error = -r,
-                                  });
-                return;
-        }
-        connection_step(c, EVENT_ADMITTED);
+        r = source_init(&c->source, connections->loop, fd, EVENTS_REGISTERED, 0, stream_event);
+        if (r < 0)
+                connection_end(c, unregistered(r));
+        else
+                connection_step(c, EVENT_ADMITTED);
+}
+
+/* ---- a life that goes on in another process ---- */
+
+void connection_pass_on(struct connection *c)
+{
+        struct connection_edge edge = machine_step(c->state, EVENT_PASSED_ON);
+
+        assert(edge.action == ACTION_LEAVE);
+        connection_close_socket(c);
+        c->lease = lease_free(c->lease); /* its record stays */
+        connection_close(c);
+}
+
+void connection_take_up(struct connection *c, struct listener *listener, int fd, struct lease *lease)
+{
+        struct connections *connections = listener->connections;
+        struct peer peer = { .address = &c->remote, .uid = c->peer_uid, .gid = (gid_t)-1 };
+        bool was_half_closed = c->fin_usec != 0;
+        int r;
+
+        connection_init(c, listener, fd);
+        if (!c->is_unix)
+                tcp_tune(fd, c->config); /* which may have changed in between */
+        c->lease = lease;
+        if (lease)
+                lease_set_callbacks(lease, &lease_callbacks, c);
+        sources_join(&listener->sources, c->config, &peer, now(c), &c->source_entry);
+        r = source_init(&c->source, connections->loop, fd, EVENTS_REGISTERED, 0, stream_event);
+        connection_step(c, EVENT_TAKEN_UP);
+        if (was_half_closed)
+                connection_step(c, EVENT_FIN);
+        if (r < 0)
+                connection_end(c, unregistered(r));
+}
+
+/* ---- all of them ---- */
+
+static void end_before(struct connections *connections, enum connection_state limit)
+{
+        for (enum connection_state state = CONNECTION_HANDSHAKE; state < limit; state++)
+                while (!list_is_empty(&connections->states[state]))
+                        connection_end(container_of(connections->states[state].next, struct connection, link),
+                                       cause_local(CAUSE_SHUTDOWN, 0));
 }
 
 void connections_end_all(struct connections *connections)
 {
-        for (enum connection_state state = CONNECTION_HANDSHAKE; state < CONNECTION_RELEASING; state++)
-                while (!list_is_empty(&connections->states[state]))
-                        connection_end(container_of(connections->states[state].next, struct connection, link),
-                                       cause_local(CAUSE_SHUTDOWN, 0));
+        end_before(connections, CONNECTION_RELEASING);
+}
+
+void connections_end_early(struct connections *connections)
+{
+        end_before(connections, CONNECTION_READY);
 }
 
 void connections_abandon_all(struct connections *connections)

@@ -18,6 +18,8 @@
 
 struct listener;
 
+struct connection;
+
 struct connections {
         struct loop *loop;
         struct journal *journal;
@@ -30,6 +32,9 @@ struct connections {
         uint64_t n_accepted; /* since the start */
         uint64_t next_id;
         uint8_t *scratch; /* where all of them receive */
+        bool are_stored;  /* they are in a store too (service/store.h), which has to hear of an ending */
+        /* One is ready, and nothing was said to it yet. May be NULL, as the next. */
+        void (*ready)(struct connection *connection, void *userdata);
         /* One is gone: there is room for another. */
         void (*freed)(void *userdata);
         void *userdata;
@@ -96,9 +101,23 @@ void connection_free(struct connections *connections, struct connection *connect
 
 /* The daemon stops: everything that lives is ended with cause shutdown. */
 void connections_end_all(struct connections *connections);
+/* The same for what is not ready yet. */
+void connections_end_early(struct connections *connections);
 
 /* The daemon will not wait any longer: those that still release are dropped, their leases abandoned. */
 void connections_abandon_all(struct connections *connections);
+
+/* ---- a life that goes on in another process: snapshot.h ---- */
+
+/* For one that is ready, half closed included: out of memory, unended. Its socket must be open elsewhere. */
+void connection_pass_on(struct connection *connection);
+
+/*
+ * Goes on with a life that was passed on. snapshot_read() has filled `connection`; `fd` and `lease` (NULL: no
+ * resources), which is wholly loaded, are the connection's from here on.
+ */
+void connection_take_up(struct connection *connection, struct listener *listener, int fd,
+                        struct lease *lease);
 
 /* ---- for stream.c ---- */
 

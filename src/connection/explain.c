@@ -1,8 +1,10 @@
 /*
  * The bounds are the kernel's: keepalive probes go out after `idle` and then every `interval`; with a user timeout
  * the first one that finds it exceeded ends the connection, without one the count of probes does
- * (tcp_keepalive_timer()). Data under way ends it one retransmission timeout of the path, for which a second is
- * allowed here, after the user timeout; without one, tcp_retries2 does, after about 15 minutes.
+ * (tcp_keepalive_timer()). Data under way ends it one retransmission timeout (RTO) of the path, for which a second
+ * is allowed here, after the user timeout; without one, tcp_retries2 does, after about 15 minutes. A peer that
+ * half-closed and then closes tells nothing: its kernel answers probes until its tcp_fin_timeout is over, and then
+ * with RST. Both are the peer's and the path's business; the table says what is taken for them.
  */
 #include "connection/explain.h"
 #include "base/span.h"
@@ -10,6 +12,7 @@
 
 #define RETRANSMISSION_USEC (1 * USEC_PER_SEC)
 #define RETRIES_USEC        (924600 * USEC_PER_MSEC) /* tcp_retries2 = 15, ip-sysctl(5) */
+#define FIN_TIMEOUT_USEC    (60 * USEC_PER_SEC)      /* tcp_fin_timeout, likewise */
 
 static uint64_t idle_bound(const struct listener_config *c)
 {
@@ -46,36 +49,61 @@ static void row(FILE *file, const char *way, const char *notice, uint64_t usec, 
         (void)fprintf(file, "  %-48s  %-38s  %-16s  %s\n", way, notice, worst, cause_name(cause));
 }
 
+static bool keeps_half_closed(const struct listener_config *c)
+{
+        return c->half_close == HALF_CLOSE_KEEP && c->handler != HANDLER_ECHO;
+}
+
+static void print_fin(FILE *file, const struct listener_config *c, uint64_t idle_usec)
+{
+        uint64_t close_usec = deadline_after(FIN_TIMEOUT_USEC, idle_usec);
+
+        if (!keeps_half_closed(c)) {
+                row(file, "closes, half-closes or exits (FIN)", "FIN", 0, CAUSE_EOF);
+                return;
+        }
+        row(file, "half-closes (FIN)", "half_close_timeout", c->half_close_timeout, CAUSE_HALF_CLOSE_TIMEOUT);
+        if (close_usec < c->half_close_timeout)
+                row(file, "closes or exits (FIN, not to be told from it)",
+                    "its tcp_fin_timeout of 60 s, keepalive", close_usec, CAUSE_EOF);
+        else
+                row(file, "closes or exits (FIN, not to be told from it)", "half_close_timeout",
+                    c->half_close_timeout, CAUSE_HALF_CLOSE_TIMEOUT);
+}
+
 static void print_tcp(FILE *file, const struct listener_config *c)
 {
         struct detection d = detection_of(c);
-        bool keeps = c->half_close == HALF_CLOSE_KEEP && c->handler != HANDLER_ECHO;
+        bool has_timeout = c->user_timeout != USEC_INFINITY;
+        const char *sending = has_timeout ? "user_timeout, and an RTO of up to 1 s" : "tcp_retries2";
 
-        if (keeps)
-                row(file, "closes or half-closes (FIN)", "half_close_timeout, or the full close",
-                    c->half_close_timeout, CAUSE_HALF_CLOSE_TIMEOUT);
-        else
-                row(file, "closes, half-closes or exits (FIN)", "FIN", 0, CAUSE_EOF);
+        print_fin(file, c, d.idle_usec);
         row(file, "resets, or is killed with our bytes unread", "RST", 0, CAUSE_RESET);
         row(file, "vanishes while idle (power, cable, NAT)", "keepalive", d.idle_usec,
             CAUSE_KEEPALIVE_TIMEOUT);
-        row(file, "vanishes with our data under way", "user_timeout", d.sending_usec, CAUSE_TRANSMIT_TIMEOUT);
-        row(file, "vanishes, and we send just before it is noticed", "user_timeout, begun anew", d.late_usec,
+        row(file, "vanishes with our data under way", sending, d.sending_usec, CAUSE_TRANSMIT_TIMEOUT);
+        row(file, "vanishes, and we send just before it is noticed", "the same, begun anew", d.late_usec,
             CAUSE_TRANSMIT_TIMEOUT);
-        row(file, "is unreachable with our data under way (ICMP)", "user_timeout", d.sending_usec,
+        row(file, "is unreachable with our data under way (ICMP)", sending, d.sending_usec,
             CAUSE_UNREACHABLE);
         row(file, "is replaced by a host that answers with RST", "keepalive", c->keepalive_idle, CAUSE_RESET);
         /* Without a user timeout it is never given up: it answers our probes of its window. */
-        row(file, "is alive but does not read what we send", "user_timeout",
-            c->user_timeout == USEC_INFINITY ? USEC_INFINITY : d.sending_usec, CAUSE_STALLED);
+        row(file, "is alive but does not read what we send", has_timeout ? sending : "user_timeout",
+            has_timeout ? d.sending_usec : USEC_INFINITY, CAUSE_STALLED);
         row(file, "is destroyed on this host (ss -K)", "ECONNABORTED", 0, CAUSE_ABORTED);
 }
 
 static void print_unix(FILE *file, const struct listener_config *c)
 {
-        row(file, "closes or exits", "the kernel", 0, CAUSE_EOF);
-        row(file, "closes with our bytes unread", "the kernel", 0, CAUSE_RESET);
-        row(file, "is alive but does not read what we send", "detect_within", c->detect_within,
+        if (keeps_half_closed(c)) {
+                row(file, "half-closes (UNIX)", "half_close_timeout", c->half_close_timeout,
+                    CAUSE_HALF_CLOSE_TIMEOUT);
+                row(file, "closes or exits (UNIX)", "the kernel", 0, CAUSE_EOF);
+        } else {
+                row(file, "closes, half-closes or exits (UNIX)", "the kernel", 0, CAUSE_EOF);
+        }
+        row(file, "closes with our bytes unread (UNIX)", "the kernel", 0, CAUSE_RESET);
+        row(file, "is alive but does not read what we send (UNIX)", "detect_within", c->detect_within,
             CAUSE_STALLED);
 }
 
@@ -83,11 +111,12 @@ static void print_listener(FILE *file, const struct listener_config *c)
 {
         bool has_ip = false, has_unix = false;
 
-        for (size_t i = 0; i < c->n_endpoints; i++)
-                if (c->endpoints[i].kind == ENDPOINT_IP)
-                        has_ip = true;
-                else
-                        has_unix = true;
+        for (size_t i = 0; i < c->n_endpoints; i++) {
+                bool is_either = c->endpoints[i].kind == ENDPOINT_SYSTEMD; /* its unit says what it is */
+
+                has_ip = has_ip || is_either || c->endpoints[i].kind == ENDPOINT_IP;
+                has_unix = has_unix || is_either || c->endpoints[i].kind != ENDPOINT_IP;
+        }
 
         (void)fprintf(file, "[listener:%s]\n", c->name);
         (void)fprintf(file, "  %-48s  %-38s  %-16s  %s\n", "A peer that ...", "is noticed by",

@@ -8,9 +8,9 @@
  * may have been taken by others.
  */
 #include "connection/listener.h"
+#include "service/unit.h"
 #include <inttypes.h>
 #include <stdio.h>
-#include <sys/stat.h>
 
 /* A socket and turn: a bare accept takes microseconds, one with a directory to make may take a hundred times that. */
 #define ACCEPT_BUDGET      64
@@ -24,6 +24,7 @@ void listeners_init(struct listeners *listeners, struct connections *connections
 {
         *listeners = (struct listeners){ .connections = connections };
         list_init(&listeners->all);
+        list_init(&listeners->spare);
         timer_init(&listeners->retry, listeners_retry);
 }
 
@@ -31,6 +32,9 @@ void listeners_deinit(struct listeners *listeners)
 {
         timer_disarm(&listeners->retry);
         assert(list_is_empty(&listeners->all));
+        for (struct list *node; (node = list_take_first(&listeners->spare));)
+                listening_socket_free(listeners->connections->loop,
+                                      container_of(node, struct listening_socket, link));
 }
 
 static struct loop *loop_of(const struct listener *listener)
@@ -52,7 +56,6 @@ static void listener_free_if_unused(struct listener *listener)
 struct listener *listener_join(struct listener *listener)
 {
         listener->n_connections++;
-        listener->n_accepted++;
         return listener;
 }
 
@@ -107,8 +110,22 @@ static bool listener_has_room(const struct listener *listener)
                listener->n_connections < listener->config->max_connections;
 }
 
+void listeners_hold(struct listeners *listeners)
+{
+        assert(list_is_empty(&listeners->all));
+        listeners->is_held = true;
+}
+
+void listeners_release(struct listeners *listeners)
+{
+        listeners->is_held = false;
+        listeners_resume(listeners);
+}
+
 void listeners_resume(struct listeners *listeners)
 {
+        if (listeners->is_held)
+                return;
         list_for_each (node, &listeners->all) {
                 struct listener *listener = container_of(node, struct listener, link);
 
@@ -125,36 +142,6 @@ static void listeners_retry(struct timer *timer)
 }
 
 /* ---- accepting ---- */
-
-static void tune(int fd, const struct listener_config *config)
-{
-        bool keepalive = config->keepalive_idle != USEC_INFINITY;
-        int idle = (int)(config->keepalive_idle / USEC_PER_SEC);
-        int interval = (int)(config->keepalive_interval / USEC_PER_SEC);
-        uint64_t user_usec = config->user_timeout == USEC_INFINITY ? 0 : config->user_timeout;
-        int user_msec = (int)((user_usec + USEC_PER_MSEC - 1) / USEC_PER_MSEC);
-        const struct {
-                int level, name, value;
-                bool is_wanted;
-        } options[] = {
-                { SOL_SOCKET, SO_KEEPALIVE, keepalive, true },
-                { IPPROTO_TCP, TCP_KEEPIDLE, idle, keepalive },
-                { IPPROTO_TCP, TCP_KEEPINTVL, interval,
-                  keepalive && config->keepalive_interval != USEC_INFINITY },
-                { IPPROTO_TCP, TCP_KEEPCNT, (int)config->keepalive_count,
-                  keepalive && config->keepalive_count > 0 },
-                { IPPROTO_TCP, TCP_USER_TIMEOUT, user_msec, true },
-                { IPPROTO_TCP, TCP_NODELAY, config->nodelay, true },
-                { SOL_SOCKET, SO_RCVBUF, (int)config->receive_buffer, config->receive_buffer > 0 },
-                { SOL_SOCKET, SO_SNDBUF, (int)config->send_buffer, config->send_buffer > 0 },
-        };
-
-        /* The values were checked by config; what a kernel lacks is no reason to turn a client away. */
-        for (size_t i = 0; i < ARRAY_SIZE(options); i++)
-                if (options[i].is_wanted)
-                        (void)setsockopt(fd, options[i].level, options[i].name, &options[i].value,
-                                         sizeof(int));
-}
 
 /* One connection. False: no more now. */
 static bool listener_accept(struct listener *listener, struct listening_socket *socket)
@@ -204,7 +191,7 @@ static bool listener_accept(struct listener *listener, struct listening_socket *
         if (socket->address.family != AF_UNIX) {
                 address_from_socket(&remote, &address, length);
                 if (socket->needs_tuning)
-                        tune(fd, listener->config);
+                        tcp_tune(fd, listener->config);
         }
         connection_open(connection, listener, fd, &remote);
         return true;
@@ -221,148 +208,32 @@ static void listening_socket_ready(struct source *source)
                         return;
 }
 
-/* ---- sockets ---- */
-
-static void listening_socket_free(struct listeners *listeners, struct listening_socket *socket)
+int listeners_receive(struct listeners *listeners, struct fds *fds)
 {
-        int fd = socket->source.fd;
-        struct stat st;
+        for (size_t i = 0; i < fds->n; i++) {
+                struct listening_socket *socket = NULL;
+                int r = 0;
 
-        source_deinit(&socket->source, listeners->connections->loop);
-        (void)fd_close(fd);
-        /* Only the very file that we made: another daemon may have put its own there meanwhile. */
-        if (socket->inode && lstat(socket->endpoint.text, &st) == 0 && st.st_dev == socket->device &&
-            st.st_ino == socket->inode)
-                (void)unlink(socket->endpoint.text);
-        list_unlink(&socket->link);
-        endpoint_deinit(&socket->endpoint);
-        free(socket->text);
-        free(socket);
-}
-
-/* Whether somebody listens at this UNIX path; a file that no process listens at is stale. */
-static bool is_live(const struct endpoint *endpoint)
-{
-        _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-        if (fd < 0)
-                return true;
-        return connect(fd, &endpoint->address.sa, endpoint->length) == 0 || errno != ECONNREFUSED;
-}
-
-/*
- * Binds under a random name, sets owner and mode, and renames: nobody can connect before the permissions are
- * right, and a stale file is replaced in one step. 0 or a negative errno.
- */
-static int bind_unix_path(int fd, const struct endpoint *endpoint, const struct listener_config *config,
-                          struct stat *ret_st)
-{
-        union address_socket temporary = { .un.sun_family = AF_UNIX };
-        struct stat st;
-        int n, r = 0;
-
-        if (lstat(endpoint->text, &st) == 0) {
-                if (!S_ISSOCK(st.st_mode))
-                        return -EEXIST;
-                if (is_live(endpoint))
-                        return -EADDRINUSE;
-        }
-        n = snprintf(temporary.un.sun_path, sizeof(temporary.un.sun_path), "%s.%08" PRIx32, endpoint->text,
-                     (uint32_t)clock_usec(CLOCK_MONOTONIC));
-        if (n < 0 || (size_t)n >= sizeof(temporary.un.sun_path))
-                return -ENAMETOOLONG;
-        if (bind(fd, &temporary.sa, sizeof(temporary.un)) < 0)
-                return -errno;
-        if (chmod(temporary.un.sun_path, config->socket_mode) < 0 ||
-            lchown(temporary.un.sun_path, config->socket_user, config->socket_group) < 0 ||
-            lstat(temporary.un.sun_path, ret_st) < 0 || rename(temporary.un.sun_path, endpoint->text) < 0)
-                r = -errno;
-        if (r < 0)
-                (void)unlink(temporary.un.sun_path);
-        return r;
-}
-
-static int open_socket(const struct endpoint *endpoint, const struct listener_config *config,
-                       struct listening_socket *ret_socket)
-{
-        static const int on = 1;
-        int only_v6 = config->v6only, family = endpoint->address.sa.sa_family, r = 0;
-        _cleanup_close_ int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        union address_socket bound = { 0 };
-        socklen_t length = sizeof(bound);
-        struct stat st = { 0 };
-
-        if (fd < 0)
-                return -errno;
-        if (endpoint->kind == ENDPOINT_IP) {
-                if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
-                    (family == AF_INET6 &&
-                     setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only_v6, sizeof(only_v6)) < 0) ||
-                    (config->reuse_port && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) < 0))
-                        return -errno;
-                tune(fd, config);
-        }
-        if (endpoint->kind == ENDPOINT_UNIX)
-                r = bind_unix_path(fd, endpoint, config, &st);
-        else if (bind(fd, &endpoint->address.sa, endpoint->length) < 0)
-                r = -errno;
-        if (r < 0)
-                return r;
-        ret_socket->device = st.st_dev;
-        ret_socket->inode = st.st_ino;
-        if (listen(fd, config->backlog) < 0 || getsockname(fd, &bound.sa, &length) < 0)
-                return -errno;
-        address_from_socket(&ret_socket->address, &bound, length);
-        return TAKE_FD(fd);
-}
-
-static int listening_socket_new(struct listeners *listeners, const struct endpoint *endpoint,
-                                const struct listener_config *config, struct listening_socket **ret_socket)
-{
-        struct listening_socket *socket = calloc(1, sizeof(*socket));
-        char text[ADDRESS_TEXT_MAX];
-        const char *ignored;
-        int fd, r;
-
-        if (!socket)
-                return -ENOMEM;
-        list_init(&socket->link);
-        socket->source.fd = -1;
-        socket->is_v6only = config->v6only;
-        socket->reuses_port = config->reuse_port;
-        r = endpoint_parse(endpoint->text, &socket->endpoint, &ignored);
-        fd = r < 0 ? r : open_socket(endpoint, config, socket);
-        if (fd >= 0) {
-                socket->text = strdup(endpoint->kind == ENDPOINT_IP ? address_text(&socket->address, text)
-                                                                    : endpoint->text);
-                r = socket->text ? source_init(&socket->source, listeners->connections->loop, fd, EPOLLIN, 0,
-                                               listening_socket_ready)
-                                 : -ENOMEM;
+                if (fds->items[i].fd >= 0)
+                        r = listening_socket_receive(listeners->connections->loop, &fds->items[i],
+                                                     listening_socket_ready, &socket);
                 if (r < 0)
-                        (void)fd_close(fd);
-        } else {
-                r = fd;
+                        return r;
+                if (socket)
+                        list_append(&listeners->spare, &socket->link);
         }
-        if (r < 0) {
-                listening_socket_free(listeners, socket);
-                return r;
-        }
-        *ret_socket = socket;
         return 0;
 }
 
-/* The socket that is open for this endpoint already, whichever listener has it. */
-static struct listening_socket *find_socket(struct listeners *listeners, const struct endpoint *endpoint)
+void listeners_say_spare(const struct listeners *listeners)
 {
-        list_for_each (node, &listeners->all)
-                list_for_each (socket_node, &container_of(node, struct listener, link)->sockets) {
-                        struct listening_socket *socket =
-                                container_of(socket_node, struct listening_socket, link);
+        list_for_each (node, &listeners->spare) {
+                const struct listening_socket *socket = container_of(node, struct listening_socket, link);
 
-                        if (streq(socket->endpoint.text, endpoint->text))
-                                return socket;
-                }
-        return NULL;
+                log_message(listeners->connections->journal, LOG_WARNING,
+                            "no listener has listen = %s: who connects to %s will wait",
+                            socket->endpoint.text, socket->text);
+        }
 }
 
 /* ---- plans ---- */
@@ -382,7 +253,8 @@ struct listener_plan *listener_plan_free(struct listener_plan *plan)
         if (!plan)
                 return NULL;
         for (struct list *node; (node = list_take_first(&plan->opened));)
-                listening_socket_free(plan->listeners, container_of(node, struct listening_socket, link));
+                listening_socket_free(plan->listeners->connections->loop,
+                                      container_of(node, struct listening_socket, link));
         if (plan->is_new) {
                 sources_deinit(&plan->listener->sources);
                 free(plan->listener);
@@ -393,7 +265,7 @@ struct listener_plan *listener_plan_free(struct listener_plan *plan)
         return NULL;
 }
 
-static struct listener *listener_find(struct listeners *listeners, const char *name)
+struct listener *listener_find(const struct listeners *listeners, const char *name)
 {
         list_for_each (node, &listeners->all) {
                 struct listener *listener = container_of(node, struct listener, link);
@@ -420,32 +292,98 @@ static int listener_new(struct listeners *listeners, struct listener **ret_liste
         list_init(&listener->sockets);
         listener->listeners = listeners;
         listener->connections = listeners->connections;
+        listener->is_paused = listeners->is_held;
         *ret_listener = listener;
         return 0;
 }
 
+static int plan_keep(struct listener_plan *plan, struct listening_socket *socket)
+{
+        struct listening_socket **kept =
+                reallocarray(plan->kept, plan->n_kept + 1, sizeof(struct listening_socket *));
+
+        if (!kept)
+                return -ENOMEM;
+        plan->kept = kept;
+        plan->kept[plan->n_kept++] = socket;
+        return 0;
+}
+
+/* Keeps those of `sockets` that are of this endpoint, of which a name of systemd's may have several. */
+static int plan_keep_of(struct listener_plan *plan, const struct list *sockets,
+                        const struct endpoint *endpoint, const char **ret_why)
+{
+        const struct listener_config *config = plan->config;
+
+        list_for_each (node, sockets) {
+                struct listening_socket *socket = container_of(node, struct listening_socket, link);
+                int r;
+
+                if (!streq(socket->endpoint.text, endpoint->text))
+                        continue;
+                if (endpoint->kind == ENDPOINT_IP &&
+                    (socket->is_v6only != config->v6only || socket->reuses_port != config->reuse_port)) {
+                        *ret_why = "v6only or reuse_port of an open address changed: needs a restart";
+                        return -EADDRINUSE;
+                }
+                if (socket->address.family == AF_UNIX && config->proxy_protocol) {
+                        *ret_why = "it is a UNIX socket: with proxy_protocol = yes nobody could connect";
+                        return -EINVAL;
+                }
+                r = plan_keep(plan, socket);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+/*
+ * The sockets that are open for this endpoint already: its own, or another listener's that is renamed. Where several
+ * listeners share a port, each has one of its own.
+ */
+static int plan_keep_open(struct listener_plan *plan, const struct endpoint *endpoint, const char **ret_why)
+{
+        size_t n_kept = plan->n_kept;
+        int r = plan_keep_of(plan, &plan->listener->sockets, endpoint, ret_why);
+
+        if (r < 0 || plan->n_kept > n_kept || (endpoint->kind == ENDPOINT_IP && plan->config->reuse_port))
+                return r;
+        r = plan_keep_of(plan, &plan->listeners->spare, endpoint, ret_why);
+        list_for_each (node, &plan->listeners->all)
+                if (r == 0)
+                        r = plan_keep_of(plan, &container_of(node, struct listener, link)->sockets, endpoint,
+                                         ret_why);
+        return r;
+}
+
 static int plan_endpoint(struct listener_plan *plan, const struct endpoint *endpoint, const char **ret_why)
 {
-        struct listening_socket *socket = find_socket(plan->listeners, endpoint);
-        bool is_ip = endpoint->kind == ENDPOINT_IP;
-        int r;
+        size_t n_kept = plan->n_kept;
+        struct listening_socket *socket;
+        int r = plan_keep_open(plan, endpoint, ret_why);
 
-        if (socket && (!is_ip || (socket->is_v6only == plan->config->v6only &&
-                                  socket->reuses_port == plan->config->reuse_port))) {
-                plan->kept[plan->n_kept++] = socket;
-                return 0;
-        }
-        if (socket) {
-                *ret_why = "v6only or reuse_port of an open address changed: needs a restart";
-                return -EADDRINUSE;
-        }
-        r = listening_socket_new(plan->listeners, endpoint, plan->config, &socket);
-        if (r < 0) {
-                *ret_why = r == -EEXIST ? "a file that is no socket is in the way" : strerror(-r);
+        if (r < 0 || plan->n_kept > n_kept)
                 return r;
+        if (endpoint->kind == ENDPOINT_SYSTEMD) {
+                *ret_why = "no listening stream socket of this name was handed over at the start "
+                           "(FileDescriptorName= of a socket unit)";
+                return -ENOENT;
         }
-        list_append(&plan->opened, &socket->link);
-        return 0;
+        r = listening_socket_open(plan->listeners->connections->loop, endpoint, plan->config,
+                                  listening_socket_ready, &socket);
+        if (r == -EEXIST)
+                *ret_why = "a file that is no socket is in the way";
+        if (r == 0)
+                list_append(&plan->opened, &socket->link);
+        return r;
+}
+
+/* What our unit may lack: a low port (below 1024, or as the machine has it), an owner for a socket's file. */
+static char *unit_hint(enum endpoint_kind kind, int error)
+{
+        if (kind == ENDPOINT_IP && error == -EACCES)
+                return unit_drop_in_hint("ports.conf");
+        return kind == ENDPOINT_UNIX && error == -EPERM ? unit_drop_in_hint("users.conf") : NULL;
 }
 
 int listener_prepare(struct listeners *listeners, struct listener_config *config,
@@ -460,9 +398,6 @@ int listener_prepare(struct listeners *listeners, struct listener_config *config
         plan->listeners = listeners;
         plan->config = config;
         (void)config_ref(config->config);
-        plan->kept = calloc(config->n_endpoints, sizeof(*plan->kept));
-        if (!plan->kept)
-                return -ENOMEM;
         plan->listener = listener_find(listeners, config->name);
         if (!plan->listener) {
                 r = listener_new(listeners, &plan->listener);
@@ -479,9 +414,10 @@ int listener_prepare(struct listeners *listeners, struct listener_config *config
                 if (r == 0)
                         continue;
                 (void)snprintf(section, sizeof(section), "listener:%s", config->name);
-                if (asprintf(ret_fault, "%s: cannot listen at %s: %s",
+                _cleanup_free_ char *hint = unit_hint(config->endpoints[i].kind, r);
+                if (asprintf(ret_fault, "%s: cannot listen at %s: %s%s",
                              config_where(config->config, section, "listen", where),
-                             config->endpoints[i].text, why) < 0)
+                             config->endpoints[i].text, why ? why : strerror(-r), hint ? hint : "") < 0)
                         *ret_fault = NULL;
                 return r;
         }
@@ -491,18 +427,32 @@ int listener_prepare(struct listeners *listeners, struct listener_config *config
 
 static void socket_close(struct listeners *listeners, struct listening_socket *socket)
 {
+        struct loop *loop = listeners->connections->loop;
+
         event_stopped_listening(listeners->connections->journal, socket->listener->config->name,
                                 socket->text);
-        listening_socket_free(listeners, socket);
+        if (socket->endpoint.kind != ENDPOINT_SYSTEMD) {
+                listening_socket_free(loop, socket);
+                return;
+        }
+        source_want(&socket->source, loop, 0);
+        socket->listener = NULL;
+        list_unlink(&socket->link);
+        list_append(&listeners->spare, &socket->link);
 }
 
 static void listener_adopt(struct listener *listener, struct listening_socket *socket)
 {
+        bool is_new = !socket->listener;
+
         list_unlink(&socket->link);
         list_append(&listener->sockets, &socket->link);
         socket->listener = listener;
+        socket->is_kept = true;
         if (!listener->is_paused)
                 source_want(&socket->source, loop_of(listener), EPOLLIN);
+        if (is_new)
+                event_listening(listener->connections->journal, listener->config->name, socket->text);
 }
 
 static void listener_apply(struct listener_plan *plan)
@@ -520,30 +470,16 @@ static void listener_apply(struct listener_plan *plan)
         (void)config_ref(plan->config->config);
 
         for (size_t i = 0; i < plan->n_kept; i++) {
-                struct listening_socket *socket = plan->kept[i];
+                int r = listening_socket_configure(plan->kept[i], plan->config);
 
-                listener_adopt(listener, socket);
-                socket->is_kept = true;
-                if (socket->endpoint.kind == ENDPOINT_IP)
-                        tune(socket->source.fd, plan->config);
-                else if (socket->endpoint.kind == ENDPOINT_UNIX &&
-                         (chmod(socket->endpoint.text, plan->config->socket_mode) < 0 ||
-                          lchown(socket->endpoint.text, plan->config->socket_user,
-                                 plan->config->socket_group) < 0))
+                if (r < 0)
                         log_message(listener->connections->journal, LOG_WARNING,
-                                    "cannot change owner or mode of %s: %s", socket->endpoint.text,
-                                    strerror(errno));
-                (void)listen(socket->source.fd,
-                             plan->config->backlog); /* on an open one it sets the backlog */
-                socket->needs_tuning = true;
+                                    "cannot change owner or mode of %s: %s", plan->kept[i]->text,
+                                    strerror(-r));
+                listener_adopt(listener, plan->kept[i]);
         }
-        for (struct list *node; (node = list_take_first(&plan->opened));) {
-                struct listening_socket *socket = container_of(node, struct listening_socket, link);
-
-                listener_adopt(listener, socket);
-                socket->is_kept = true;
-                event_listening(listener->connections->journal, listener->config->name, socket->text);
-        }
+        for (struct list *node; (node = list_take_first(&plan->opened));)
+                listener_adopt(listener, container_of(node, struct listening_socket, link));
 }
 
 static void listener_retire(struct listener *listener)

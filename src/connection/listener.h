@@ -9,26 +9,14 @@
 #pragma once
 
 #include "connection/connection.h"
-
-struct listening_socket {
-        struct source source;
-        struct listener *listener; /* NULL while it belongs to a plan only */
-        struct list link;
-        struct endpoint endpoint; /* as in the file */
-        struct address address;   /* where it is bound */
-        char *text;               /* likewise, for records: with the port that the kernel chose */
-        dev_t device;             /* of the socket file, for UNIX paths: only that one is removed */
-        ino_t inode;
-        bool is_v6only;
-        bool reuses_port;
-        bool is_kept;      /* by the commit under way */
-        bool needs_tuning; /* what waits in its queue did not inherit the options that it has now */
-};
+#include "connection/listening.h"
 
 struct listeners {
         struct connections *connections;
         struct list all;          /* struct listener */
+        struct list spare;        /* struct listening_socket: of systemd's, those that no listener uses now */
         struct timer retry;       /* while something is out of memory or descriptors */
+        bool is_held;             /* nothing is accepted yet: listeners_release() */
         uint64_t next_pause_usec; /* when accept-paused may be said again */
 };
 
@@ -53,6 +41,14 @@ void listeners_init(struct listeners *listeners, struct connections *connections
 void listeners_deinit(struct listeners *listeners); /* asserts that there is none */
 
 /*
+ * Takes the listening sockets that systemd handed over, before the first listener is prepared. What is anything
+ * else stays in `fds`. 0, or a negative errno.
+ */
+int listeners_receive(struct listeners *listeners, struct fds *fds);
+/* Warns of those that no listener uses. */
+void listeners_say_spare(const struct listeners *listeners);
+
+/*
  * Prepares the listener that `config` asks for. Returns 0; or a negative errno with *ret_fault, a line that
  * says which key is at fault ("FILE:LINE: listen = 127.0.0.1:80: Address already in use"), owned by the caller.
  */
@@ -67,8 +63,15 @@ void listeners_commit(struct listeners *listeners, struct listener_plan **plans,
 /* Closes every listening socket for good. */
 void listeners_close(struct listeners *listeners);
 
+/* Between them listeners are opened and accept nothing, so that what an earlier run left comes first. */
+void listeners_hold(struct listeners *listeners);
+void listeners_release(struct listeners *listeners);
+
 /* A connection is gone: whoever paused may go on. */
 void listeners_resume(struct listeners *listeners);
+
+/* The one that the configuration of this moment has, or NULL. */
+struct listener *listener_find(const struct listeners *listeners, const char *name);
 
 struct listener *listener_join(struct listener *listener);
 void listener_leave(struct listener *listener);

@@ -1,7 +1,7 @@
 /*
  * The table. A cell that is not written cannot happen and asserts. There are exactly two ways out of a life:
  * REJECT where loading never began, RELEASE and then REPORT where it did; so there is one release for each
- * load, and one record for each life.
+ * load, and one record for each life. LEAVE is no end: the life goes on with RESUME, in another process.
  */
 #include "connection/machine.h"
 
@@ -17,30 +17,33 @@ static const struct {
 } edges[N_CONNECTION_STATES][N_CONNECTION_EVENTS] = {
         /* clang-format off */
         [CONNECTION_ACCEPT] = {
-                [EVENT_ADMITTED] = TO(HANDSHAKE, GREET),
-                [EVENT_END]      = TO(CLOSED, REJECT),
+                [EVENT_ADMITTED]  = TO(HANDSHAKE, GREET),
+                [EVENT_TAKEN_UP]  = TO(READY, RESUME),
+                [EVENT_END]       = TO(CLOSED, REJECT),
         },
         [CONNECTION_HANDSHAKE] = {
-                [EVENT_SHAKEN]   = TO(LOADING, LOAD),
-                [EVENT_END]      = TO(CLOSED, REJECT),
+                [EVENT_SHAKEN]    = TO(LOADING, LOAD),
+                [EVENT_END]       = TO(CLOSED, REJECT),
         },
         [CONNECTION_LOADING] = {
-                [EVENT_LOADED]   = TO(READY, SERVE),
-                [EVENT_END]      = TO(RELEASING, RELEASE),
+                [EVENT_LOADED]    = TO(READY, SERVE),
+                [EVENT_END]       = TO(RELEASING, RELEASE),
         },
         [CONNECTION_READY] = {
-                [EVENT_FIN]      = TO(HALF_CLOSED, HOLD),
-                [EVENT_END]      = TO(RELEASING, RELEASE),
+                [EVENT_FIN]       = TO(HALF_CLOSED, HOLD),
+                [EVENT_PASSED_ON] = TO(CLOSED, LEAVE),
+                [EVENT_END]       = TO(RELEASING, RELEASE),
         },
         [CONNECTION_HALF_CLOSED] = {
-                [EVENT_END]      = TO(RELEASING, RELEASE),
+                [EVENT_PASSED_ON] = TO(CLOSED, LEAVE),
+                [EVENT_END]       = TO(RELEASING, RELEASE),
         },
         [CONNECTION_RELEASING] = {
-                [EVENT_END]      = TO(RELEASING, NONE), /* the first cause wins */
-                [EVENT_SETTLED]  = TO(CLOSED, REPORT),
+                [EVENT_END]       = TO(RELEASING, NONE), /* the first cause wins */
+                [EVENT_SETTLED]   = TO(CLOSED, REPORT),
         },
         [CONNECTION_CLOSED] = {
-                [EVENT_END]      = TO(CLOSED, NONE),
+                [EVENT_END]       = TO(CLOSED, NONE),
         },
         /* clang-format on */
 };

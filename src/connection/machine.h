@@ -3,6 +3,8 @@
  * way; connection.c obeys. Why a connection ends is data (cause.h): every ending is the one event END.
  *
  *      accept ──> handshake ──> loading ──> ready ──> (half-closed) ──> releasing ──> closed
+ *
+ * A restart that ends nobody passes what is ready on: closed here, and from accept to ready in the next process.
  */
 #pragma once
 
@@ -20,12 +22,14 @@ enum connection_state {
 };
 
 enum connection_event {
-        EVENT_ADMITTED, /* registered with the loop */
-        EVENT_SHAKEN,   /* PROXY header and hello are complete */
-        EVENT_LOADED,   /* every resource is loaded */
-        EVENT_FIN,      /* the peer's FIN, with half_close = keep */
-        EVENT_END,      /* it ends, for whatever cause */
-        EVENT_SETTLED,  /* every resource is released, or quarantined */
+        EVENT_ADMITTED,  /* registered with the loop */
+        EVENT_SHAKEN,    /* PROXY header and hello are complete */
+        EVENT_LOADED,    /* every resource is loaded */
+        EVENT_FIN,       /* the peer's FIN, with half_close = keep */
+        EVENT_END,       /* it ends, for whatever cause */
+        EVENT_SETTLED,   /* every resource is released, or quarantined */
+        EVENT_PASSED_ON, /* another process of ours goes on with it */
+        EVENT_TAKEN_UP,  /* it was ready in another process, and is here */
         N_CONNECTION_EVENTS,
 };
 
@@ -38,6 +42,8 @@ enum connection_action {
         ACTION_REJECT,  /* close the socket, report `rejected` */
         ACTION_RELEASE, /* close the socket, release what was loaded */
         ACTION_REPORT,  /* report `closed` */
+        ACTION_LEAVE,   /* drop the memory: the connection lives on elsewhere, with its lease */
+        ACTION_RESUME,  /* go on serving */
 };
 
 struct connection_edge {

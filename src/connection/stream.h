@@ -12,6 +12,9 @@
 #define EVENTS_RECEIVE (EPOLLIN | EPOLLRDHUP | EVENTS_ERROR)
 #define EVENTS_SEND    (EPOLLOUT | EVENTS_ERROR)
 
+/* What a connection's socket is registered for, once. */
+#define EVENTS_REGISTERED (EPOLLIN | EPOLLOUT | EPOLLRDHUP)
+
 /* For the connection's source. */
 void stream_event(struct source *source);
 

@@ -2,18 +2,31 @@
  * daemon: the root object. It wires the parts together, lets the earlier run's leases be released, opens the
  * listeners, serves, drains and tears down in reverse.
  *
- *      recovering ──> serving ──> draining ──> (loop ends)
+ *      recovering ──> serving ──> (asking) ──> draining ──────────────> (loop ends)
+ *                                    └──────> handing over ──> leaving ──┘
+ *
+ * Where connections may outlive us (`preserve`), SIGTERM means one of two things, and the manager is asked which.
  */
 #pragma once
 
 #include "config/config.h"
 #include "connection/listener.h"
+#include "daemon/preserve.h"
+#include "daemon/report.h"
 #include "resource/ledger.h"
+#include "service/manager.h"
 
 /* The exit statuses of interface.md. */
 enum { EXIT_OK = 0, EXIT_RUNTIME = 1, EXIT_USAGE = 2, EXIT_CONFIG = 78 };
 
-enum daemon_state { DAEMON_RECOVERING, DAEMON_SERVING, DAEMON_DRAINING };
+enum daemon_state {
+        DAEMON_RECOVERING,
+        DAEMON_SERVING,
+        DAEMON_ASKING,       /* SIGTERM came: is it a stop or a restart? */
+        DAEMON_HANDING_OVER, /* a restart: what is not ready is waited for, what is ready served until then */
+        DAEMON_LEAVING,      /* all is handed over: the manager has to take it before we are gone */
+        DAEMON_DRAINING,
+};
 
 struct daemon {
         enum daemon_state state;
@@ -23,27 +36,26 @@ struct daemon {
         struct journal *journal;
         struct loop *loop;
         struct ledger *ledger;
+        struct fds *fds; /* what was handed over and nobody took yet; until it has started */
         int runtime_lock_fd;
         int state_lock_fd;
         uint64_t n_descriptors; /* the limit that we have */
         struct leases leases;
         struct connections connections;
         struct listeners listeners;
-        size_t n_recovering;          /* leases of an earlier run that are not settled yet */
-        struct listener_plan **plans; /* until recovery is over */
-        size_t n_plans;
+        struct preserve preserve;
+        struct manager manager;
+        struct source barrier;     /* while leaving: readable when the manager has taken everything */
+        uint64_t leave_until_usec; /* after that, connections end that could not be handed over */
+        bool can_preserve;         /* as far as we know */
+        size_t n_recovering;       /* leases of an earlier run that are not settled yet */
         uint64_t started_usec;
         struct source journal_source; /* woken while journald is slow */
         struct timer journal_timer;   /* likewise, or gone */
         struct timer limit_timer;     /* for the count of rejections that were not written */
         struct timer drain_timer;
-        struct timer watchdog_timer;
-        struct timer status_timer;
-        struct timer ready_timer; /* while the manager takes no READY=1 */
-        uint64_t watchdog_usec;
-        bool has_manager;         /* $NOTIFY_SOCKET */
-        bool is_reload_due;       /* SIGHUP came before it served */
-        uint64_t status_shown[2]; /* accepted and open connections when STATUS was last sent */
+        struct report report;
+        bool is_reload_due; /* SIGHUP came before it served */
 };
 
 /*
@@ -51,3 +63,11 @@ struct daemon {
  * stderr, or in the journal. `config` is consumed. `log_target`: overrides the key of the same name.
  */
 int daemon_run(const char *config_path, struct config *config, const enum log_target *log_target);
+
+/* ---- for the other files of this folder ---- */
+
+uint64_t daemon_now(const struct daemon *daemon);
+void daemon_arm(struct daemon *daemon, struct timer *timer, uint64_t span_usec);
+
+/* A fault of the start goes to where the person who started it looks. */
+_printf_(1, 2) void say_fault(const char *format, ...);

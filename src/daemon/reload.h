@@ -4,12 +4,16 @@
  */
 #pragma once
 
-#include "connection/listener.h"
+#include "daemon/daemon.h"
+
+/* SIGHUP, at once or when the daemon serves: loads, applies and says what became of it. */
+void reload(struct daemon *daemon);
 
 /*
- * Makes a plan for every enabled listener of `config`, with its sockets open. Returns 0 with an array that
- * goes to listeners_commit() or reload_cancel(), or a negative errno with *ret_fault.
+ * Listeners and limits become those of `config`, which may be the daemon's own. 0; or a negative errno with
+ * *ret_fault, a line owned by the caller, and then nothing has changed.
  */
-int reload_prepare(struct listeners *listeners, struct config *config, struct listener_plan ***ret_plans,
-                   size_t *ret_n_plans, char **ret_fault);
-void reload_cancel(struct listener_plan **plans, size_t n_plans);
+int reload_apply(struct daemon *daemon, struct config *config, char **ret_fault);
+
+/* Those of `config`, as far as the command line does not say otherwise. */
+struct log_options reload_log_options(const struct daemon *daemon, const struct config *config);

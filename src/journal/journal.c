@@ -46,7 +46,8 @@ static void keep_options(struct journal *journal, const struct log_options *opti
         journal->options.n_queue = MAX(MIN(options->n_queue, (uint64_t)UINT32_MAX), (uint64_t)1);
 }
 
-int journal_new(struct journal **ret_journal, const struct log_options *options, const char *socket_path)
+int journal_new(struct journal **ret_journal, const struct log_options *options, const char *instance,
+                const char *socket_path)
 {
         struct journal *journal = calloc(1, sizeof(*journal));
         int r;
@@ -56,7 +57,7 @@ int journal_new(struct journal **ret_journal, const struct log_options *options,
         keep_options(journal, options);
         r = sink_init(&journal->sink, options->target, socket_path ? socket_path : SOCKET_PATH);
         record_add_text(&journal->constant, "SYSLOG_IDENTIFIER", "tetherd");
-        record_add_text(&journal->constant, "TETHERD_INSTANCE", getenv("TETHERD_INSTANCE"));
+        record_add_text(&journal->constant, "TETHERD_INSTANCE", instance);
         if (r == 0 && journal->constant.is_failed)
                 r = -ENOMEM;
         if (r < 0) {

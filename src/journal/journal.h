@@ -17,10 +17,11 @@ struct journal;
 /*
  * Never blocks and never needs journald to be there: with LOG_TARGET_AUTO and no answer from its socket,
  * stderr is used; with LOG_TARGET_JOURNAL, records wait in the ring. `socket_path` NULL =
- * /run/systemd/journal/socket. Reads $TETHERD_INSTANCE and $JOURNAL_STREAM. SIGPIPE must be ignored: stderr
- * may be a pipe. Returns 0 or a negative errno.
+ * /run/systemd/journal/socket. `instance`: for TETHERD_INSTANCE, NULL = none. Reads $JOURNAL_STREAM. SIGPIPE
+ * must be ignored: stderr may be a pipe. Returns 0 or a negative errno.
  */
-int journal_new(struct journal **ret_journal, const struct log_options *options, const char *socket_path);
+int journal_new(struct journal **ret_journal, const struct log_options *options, const char *instance,
+                const char *socket_path);
 /* Makes one last attempt to send what is left, without blocking for more than a second. Takes NULL. */
 struct journal *journal_free(struct journal *journal);
 DEFINE_CLEANUP(struct journal *, journal_free);

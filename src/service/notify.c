@@ -16,28 +16,51 @@
 
 #define STATUS_MAX 512
 
-static int send_state(const char *state)
+bool notify_has_manager(void)
+{
+        const char *path = getenv("NOTIFY_SOCKET");
+
+        return path && *path;
+}
+
+int notify_send(const char *state, const int *fds, size_t n_fds)
 {
         const char *path = getenv("NOTIFY_SOCKET");
         struct sockaddr_un address = { .sun_family = AF_UNIX };
+        union {
+                struct cmsghdr header;
+                char bytes[CMSG_SPACE(NOTIFY_FDS_MAX * sizeof(int))];
+        } control = { 0 };
+        struct iovec text = { .iov_base = (char *)(uintptr_t)state, .iov_len = strlen(state) };
+        struct msghdr message = { .msg_name = &address, .msg_iov = &text, .msg_iovlen = 1 };
         _cleanup_close_ int fd = -1;
-        socklen_t length;
 
-        if (!path || !*path)
+        assert(n_fds <= NOTIFY_FDS_MAX);
+        if (!notify_has_manager())
                 return 0;
         if ((*path != '/' && *path != '@') || strlen(path) >= sizeof(address.sun_path))
                 return -EINVAL;
         memcpy(address.sun_path, path, strlen(path));
-        length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+        message.msg_namelen = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
         if (*path == '@')
                 address.sun_path[0] = '\0';
+        if (n_fds > 0) {
+                control.header.cmsg_level = SOL_SOCKET;
+                control.header.cmsg_type = SCM_RIGHTS;
+                control.header.cmsg_len = CMSG_LEN(n_fds * sizeof(int));
+                memcpy(CMSG_DATA(&control.header), fds, n_fds * sizeof(int));
+                message.msg_control = &control;
+                message.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
+        }
         fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
         if (fd < 0)
                 return -errno;
-        if (sendto(fd, state, strlen(state), MSG_DONTWAIT | MSG_NOSIGNAL, (const struct sockaddr *)&address,
-                   length) < 0)
-                return -errno;
-        return 0;
+        return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+static int send_state(const char *state)
+{
+        return notify_send(state, NULL, 0);
 }
 
 /* A newline would begin another NAME=value. */

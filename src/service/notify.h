@@ -18,5 +18,12 @@ int notify_watchdog(void);
 /* The start, reload or stop under way may take this much longer, counted from now. */
 int notify_extend_timeout(uint64_t usec);
 
+/* Any state, with descriptors; they stay the caller's. */
+#define NOTIFY_FDS_MAX ((size_t)253) /* the kernel's SCM_MAX_FD */
+int notify_send(const char *state, const int *fds, size_t n_fds);
+
+/* Whether somebody wants to know. */
+bool notify_has_manager(void);
+
 /* Within how many microseconds each notify_watchdog() must follow the last one; USEC_INFINITY = no watchdog. */
 uint64_t notify_watchdog_usec(void);

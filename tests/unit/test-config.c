@@ -579,10 +579,11 @@ END_TEST
 
 /* ---- faults ---- */
 
-#define L           "[listener:a]\nlisten = 127.0.0.1:1\n"
-#define U           "[listener:a]\nlisten = /run/x.sock\n"
-#define X           "[resource:x]\ntype = exec\nload = sh\n"
-#define UNSUPPORTED " is not supported by this version of tetherd"
+#define L              "[listener:a]\nlisten = 127.0.0.1:1\n"
+#define U              "[listener:a]\nlisten = /run/x.sock\n"
+#define X              "[resource:x]\ntype = exec\nload = sh\n"
+#define NOT_OF_SYSTEMD " has no effect on sockets of systemd: set "
+#define UNSUPPORTED    " is not supported by this version of tetherd"
 #define CUT                                                                                                \
         "a ';' after a blank or at the start of a value begins a comment, which cuts the value: comments " \
         "stand on lines "                                                                                  \
@@ -744,8 +745,7 @@ static const struct {
         { U "allow = uid:0 user:root gid:0 group:root\n", NULL },
         { "[listener:a]\nlisten = @x *:1\nallow = uid:0\ndeny = ::/0\n", NULL },
         { "[listener:a]\nallow = uid:0\ndeny = ::/0\n", MAIN ":1: [listener:a] has no listen" },
-        { "[listener:a]\nlisten = systemd:x\nallow = uid:0 ::/0\n",
-          MAIN ":2: listen = systemd:x" UNSUPPORTED },
+        { "[listener:a]\nlisten = systemd:x\nallow = uid:0 ::/0\n", NULL },
         { L "proxy_protocol = yes\nproxy_from = 192.0.2.7 2001:db8::/32\nallow = ::/0\n", NULL },
         { L "proxy_protocol = yes\n",
           MAIN ":3: proxy_protocol = yes needs proxy_from, the addresses of the proxies" },
@@ -755,6 +755,29 @@ static const struct {
                ":4: proxy_from = x: it must be an address or a CIDR such as 10.0.0.0/8, or for UNIX sockets "
                "uid:N, user:NAME, gid:N or group:NAME\n" MAIN
                ":4: proxy_from = ::1/0: bits are set behind the prefix; did you mean ::/0?" },
+        /* sockets of systemd */
+        { "[listener:a]\nlisten = systemd:web systemd:x.socket\n[listener:b]\nlisten = systemd:other\n",
+          NULL },
+        { "[listener:a]\nlisten = systemd:\n",
+          MAIN ":2: listen = systemd:: the name after systemd: is missing" },
+        { "[listener:a]\nlisten = systemd:web systemd:web\n[listener:b]\nlisten = systemd:web\n",
+          MAIN ":2: listen: systemd:web is listed twice\n" MAIN
+               ":4: listen: systemd:web is already taken by [listener:a]" },
+        { "[listener:a]\nlisten = systemd:web\nbacklog = 4095\nv6only = yes\nreuse_port = yes\nsocket_mode = "
+          "0666\n"
+          "socket_user = root\nsocket_group = root\n",
+          MAIN ":3: backlog" NOT_OF_SYSTEMD "Backlog= in the socket unit\n" MAIN ":4: v6only" NOT_OF_SYSTEMD
+               "BindIPv6Only= in the socket unit\n" MAIN ":5: reuse_port" NOT_OF_SYSTEMD
+               "ReusePort= in the socket unit\n" MAIN ":6: socket_mode" NOT_OF_SYSTEMD
+               "SocketMode= in the socket unit\n" MAIN ":7: socket_user" NOT_OF_SYSTEMD
+               "SocketUser= in the socket unit\n" MAIN ":8: socket_group" NOT_OF_SYSTEMD
+               "SocketGroup= in the socket unit" },
+        { "[listener:a]\nlisten = systemd:web\nbacklog = 4096\nv6only = off\nsocket_mode = 600\nsocket_user "
+          "=\n",
+          NULL },
+        { "[listener:a]\nlisten = systemd:web, /s\nsocket_mode = 0666\n", NULL },
+        { "[listener:a]\nlisten = systemd:web\nproxy_protocol = yes\nproxy_from = ::1\n", NULL },
+
         { "[listener:a]\nlisten = /s 127.0.0.1:1 @x\nproxy_protocol = yes\nproxy_from = ::1\n",
           MAIN ":2: listen: nobody could connect to /s: with proxy_protocol = yes only the addresses of "
                "proxy_from may\n" MAIN
@@ -766,9 +789,7 @@ static const struct {
         { L "refusal = %\n", MAIN ":3: refusal: a single % at the end; %% stands for it" },
 
         /* what a later version will have */
-        { "[daemon]\npreserve = always\n", MAIN ":2: preserve = always" UNSUPPORTED },
         { L "handler = plugin:/x.so\n", MAIN ":3: handler = plugin:/x.so" UNSUPPORTED },
-        { "[listener:a]\nlisten = systemd:web\n", MAIN ":2: listen = systemd:web" UNSUPPORTED },
         { L "handler_timeout = 31s\n", MAIN ":3: handler_timeout" UNSUPPORTED },
         { L "handler_timeout = x\n",
           MAIN ":3: handler_timeout = x: it must be a time such as 30s or 1min 30s, at least 1ms" },
@@ -777,8 +798,9 @@ static const struct {
           MAIN ":2: type = pool" UNSUPPORTED "\n" MAIN
                ":6: unknown key 'itms' in [resource:x]; did you mean 'items'?" },
         { "[resource:x]\ntype = unit\n", MAIN ":2: type = unit" UNSUPPORTED },
-        { X "persistent = yes\n", MAIN ":4: persistent" UNSUPPORTED },
-        { X "persistent = no\n", NULL },
+        { X "persistent = yes\n", NULL },
+        { X "persistent = maybe\n",
+          MAIN ":4: persistent = maybe: it must be yes or no (true, false, on, off, 1, 0)" },
 
         /* sections as a whole */
         { "\n[listener:a]\nnodelay = no\n", MAIN ":2: [listener:a] has no listen" },
@@ -969,11 +991,11 @@ START_TEST(test_lines)
                         write_file(MAIN, rows[i].text);
                         assert_faults(rows[i].text,
                                       MAIN ":2: listen = greeting: it must be host:port, [v6]:port, *:port, "
-                                           "/path.sock or @abstract\n" MAIN
+                                           "/path.sock, @abstract or systemd:NAME\n" MAIN
                                            ":2: listen = =: it must be host:port, [v6]:port, *:port, "
-                                           "/path.sock or @abstract\n" MAIN
+                                           "/path.sock, @abstract or systemd:NAME\n" MAIN
                                            ":2: listen = a: it must be host:port, [v6]:port, *:port, "
-                                           "/path.sock or @abstract");
+                                           "/path.sock, @abstract or systemd:NAME");
                         continue;
                 }
                 _cleanup_(config_unrefp) struct config *config = load(rows[i].text);

@@ -5,7 +5,10 @@
  */
 #include "fake.h"
 
+#include "base/fields.h"
+#include "base/words.h"
 #include "connection/listener.h"
+#include "connection/snapshot.h"
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -770,8 +773,203 @@ START_TEST(test_connection_unix_stalled)
 }
 END_TEST
 
+/* ---- a life that goes on elsewhere ---- */
+
+/* Its record as of now. */
+static char *record_of(const struct connection *c, bool is_last)
+{
+        char *text = NULL;
+        size_t length = 0;
+        FILE *file = open_memstream(&text, &length);
+
+        snapshot_write(c, is_last, file);
+        ck_assert_int_eq(fclose(file), 0);
+        return text;
+}
+
+/* Out of here, and in again as in another process. Consumes the record. */
+static struct connection *move(struct connection *c, char *record)
+{
+        _cleanup_strv_free_ char **fields = NULL;
+        _cleanup_free_ char *text = record;
+        int fd = fcntl(c->fd, F_DUPFD_CLOEXEC, 3);
+        struct listener *listener = c->listener;
+        struct snapshot snapshot;
+        uint64_t id = c->id;
+
+        connection_pass_on(c);
+        turns(1);
+        ck_assert_uint_eq(connections.n_connections, 0);
+        ck_assert_int_eq(fields_read(&record, &fields), 1);
+        ck_assert_int_eq(snapshot_identify(fields, &snapshot), 0);
+        ck_assert_uint_eq(snapshot.id, id);
+        ck_assert_str_eq(snapshot.listener, "presence");
+        ck_assert(!snapshot.has_lease);
+        c = connection_new(&connections);
+        ck_assert_int_eq(snapshot_read(c, fields, fd), 0);
+        connection_take_up(c, listener, fd, NULL);
+        ck_assert_uint_eq(c->id, id);
+        return c;
+}
+
+START_TEST(test_connection_moves)
+{
+        for (int i = 0; i < 8; i++) {
+                bool is_last = i & 1, is_unix = i & 2, does_reset = i & 4;
+                struct connection *c;
+                struct connection before;
+                uint64_t n_bytes;
+                char answer[64];
+                int fd;
+
+                begin();
+                listening.handler = HANDLER_ECHO;
+                listening.hello = true;
+                listening.n_resources = 0;
+                listening.max_connections_per_source = 1;
+                listen_at(is_unix ? "@tetherd-test-moves" : "127.0.0.1:7400");
+                fd = is_unix ? client_new_unix() : client_new();
+                client_send(fd, "alice\n");
+                turns_until(&told.n_ready, 1);
+                c = only(CONNECTION_READY);
+
+                /* Without `is_last` the record gets old. */
+                char *record = is_last ? NULL : record_of(c, false);
+
+                client_send(fd, "hello");
+                while (c->bytes_sent < 5)
+                        turns(1);
+                client_send(fd, "later");
+                before = *c;
+                c = move(c, is_last ? record_of(c, true) : record);
+                ck_assert_uint_eq(c->accepted_usec, before.accepted_usec);
+                ck_assert_uint_eq(c->ready_usec, before.ready_usec);
+                ck_assert_int_eq(c->peer_pid, before.peer_pid);
+                ck_assert_uint_eq(c->peer_uid, before.peer_uid);
+                ck_assert_int_eq(c->is_unix, is_unix);
+                ck_assert_uint_eq(connections.n_accepted, 1);
+
+                /* It is counted, and served. */
+                client_end(is_unix ? client_new_unix() : client_new(), 'c');
+                turns_until(&told.n_rejected, 1);
+                ck_assert_str_eq(told.cause, "limit");
+                ck_assert_int_eq(recv(fd, answer, 10, MSG_WAITALL), 10);
+                ck_assert_mem_eq(answer, "hellolater", 10);
+                if (does_reset && !is_unix)
+                        client_reset(fd);
+                else
+                        (void)close(fd);
+                turns_until(&told.n_closed, 1);
+                ck_assert_str_eq(told.cause, does_reset && !is_unix ? "reset" : "eof");
+                ck_assert_str_eq(told.identity, "alice");
+                n_bytes = is_unix && !is_last ? 5 : 10; /* UNIX sockets do not count */
+                ck_assert_uint_eq(told.bytes_received, 6 + n_bytes);
+                ck_assert_uint_eq(told.bytes_sent, n_bytes);
+                finish();
+        }
+}
+END_TEST
+
+START_TEST(test_connection_moves_unsent_bytes)
+{
+        static uint8_t sent[1 << 23], received[1 << 23];
+        size_t n_sent = 0, n_received = 0;
+        struct connection *c;
+        int fd;
+
+        begin();
+        listening.handler = HANDLER_ECHO;
+        listening.n_resources = 0;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        ck_assert_int_eq(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+        turns_until(&told.n_ready, 1);
+        c = only(CONNECTION_READY);
+        for (size_t i = 0; i < sizeof(sent); i++)
+                sent[i] = (uint8_t)(i * 7 % 251);
+        while (!c->output) {
+                ssize_t n = send(fd, sent + n_sent, sizeof(sent) - n_sent, 0);
+
+                n_sent += n > 0 ? (size_t)n : 0;
+                turns(1);
+        }
+        while (n_received < n_sent) {
+                ssize_t n;
+
+                if (c->output)
+                        c = move(c, record_of(c, true));
+                turns(1);
+                n = recv(fd, received + n_received, sizeof(received) - n_received, 0);
+                n_received += n > 0 ? (size_t)n : 0;
+        }
+        ck_assert_mem_eq(received, sent, n_sent);
+        (void)close(fd);
+        turns_until(&told.n_closed, 1);
+        ck_assert_uint_eq(told.bytes_received, n_sent);
+        ck_assert_uint_eq(told.bytes_sent, n_sent);
+        finish();
+}
+END_TEST
+
+START_TEST(test_connection_moves_half_closed)
+{
+        struct connection *c;
+        int fd;
+
+        begin();
+        listening.half_close = HALF_CLOSE_KEEP;
+        listening.half_close_timeout = 300 * MSEC;
+        listening.n_resources = 0;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns_until(&told.n_ready, 1);
+        client_end(fd, 'h');
+        while (list_is_empty(&connections.states[CONNECTION_HALF_CLOSED]))
+                ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
+        c = only(CONNECTION_HALF_CLOSED);
+
+        uint64_t fin_usec = c->fin_usec;
+
+        c = move(c, record_of(c, true));
+        ck_assert_int_eq(c->state, CONNECTION_HALF_CLOSED);
+        ck_assert_uint_eq(c->fin_usec, fin_usec);
+        turns_until(&told.n_closed, 1);
+        ck_assert_str_eq(told.cause, "half-close-timeout");
+        (void)close(fd);
+        finish();
+}
+END_TEST
+
+START_TEST(test_connection_bad_records)
+{
+        static const char *const texts[] = {
+                "listener=x\nhas_lease=0\n.\n",
+                "connection=0\nlistener=x\nhas_lease=0\n.\n",
+                "connection=5g\nlistener=x\nhas_lease=0\n.\n",
+                "connection=5\nhas_lease=0\n.\n",
+                "connection=5\nlistener=x\n.\n",
+                "connection=5\nlistener=x\nhas_lease=no\n.\n",
+                "connection=5\nlistener=x\nhas_lease=0\nunsent=6g\n.\n",
+        };
+
+        begin();
+        for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+                _cleanup_strv_free_ char **fields = NULL;
+                _cleanup_free_ char *copy = strdup(texts[i]);
+                char *rest = copy;
+                struct connection *c = connection_new(&connections);
+
+                ck_assert_int_eq(fields_read(&rest, &fields), 1);
+                ck_assert_int_eq(snapshot_read(c, fields, -1), -EINVAL);
+                snapshot_drop(&connections, c);
+        }
+        finish();
+}
+END_TEST
+
 UNIT_MAIN("connection", test_connection_endings, test_connection_half_closed, test_connection_timeouts,
           test_connection_hello, test_connection_probe, test_connection_dies_while_loading,
           test_connection_load_fails, test_connection_greeting, test_connection_storm, test_connection_echo,
           test_connection_limit, test_connection_shutdown, test_connection_outlives_its_listener,
-          test_connection_unix, test_connection_unix_stalled)
+          test_connection_unix, test_connection_unix_stalled, test_connection_moves,
+          test_connection_moves_unsent_bytes, test_connection_moves_half_closed, test_connection_bad_records)

@@ -284,7 +284,7 @@ static void open_stand_in(struct stand_in *s, int level, enum log_events events)
         memcpy(address.sun_path, s->path, strlen(s->path));
         s->fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         ck_assert_int_eq(bind(s->fd, (struct sockaddr *)&address, sizeof(address)), 0);
-        ck_assert_int_eq(journal_new(&s->journal, &options, s->path), 0);
+        ck_assert_int_eq(journal_new(&s->journal, &options, NULL, s->path), 0);
 }
 
 static void close_stand_in(struct stand_in *s)
@@ -520,7 +520,7 @@ static int write_in_namespace(const char *directory)
 
         _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
 
-        if (setns(fd, CLONE_NEWNS) < 0 || journal_new(&journal, &options, NULL) < 0 ||
+        if (setns(fd, CLONE_NEWNS) < 0 || journal_new(&journal, &options, NULL, NULL) < 0 ||
             journal_fd(journal) < 0)
                 _exit(3);
         event_closed(journal, &over_ip4, &by_reset);

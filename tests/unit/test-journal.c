@@ -296,7 +296,7 @@ static struct journal *open_journal(uint64_t n_queue)
         struct log_options o = options(n_queue);
         struct journal *journal = NULL;
 
-        ck_assert_int_eq(journal_new(&journal, &o, path), 0);
+        ck_assert_int_eq(journal_new(&journal, &o, NULL, path), 0);
         return journal;
 }
 
@@ -342,11 +342,10 @@ START_TEST(test_journal_wire)
 {
         int receiver = begin();
         char record[4096];
+        struct log_options o = options(100);
+        struct journal *journal;
 
-        ck_assert_int_eq(setenv("TETHERD_INSTANCE", "blue", 1), 0);
-
-        struct journal *journal = open_journal(100);
-
+        ck_assert_int_eq(journal_new(&journal, &o, "blue", path), 0);
         ck_assert_int_eq(journal_flush(journal), 0);
         ck_assert(!receive(receiver, record, sizeof(record)));
         log_message(journal, LOG_WARNING, "it is %d", 7);
@@ -360,7 +359,6 @@ START_TEST(test_journal_wire)
         ck_assert(receive(receiver, record, sizeof(record)));
         ck_assert_ptr_nonnull(strstr(record, "PRIORITY=3\nTETHERD_SEQUENCE=2\nMESSAGE\n\x09"));
         ck_assert(!receive(receiver, record, sizeof(record)));
-        ck_assert_int_eq(unsetenv("TETHERD_INSTANCE"), 0);
         journal_free(journal);
         end(receiver);
 }
@@ -614,7 +612,7 @@ START_TEST(test_journal_level_hides_losses)
 
         (void)fd_close(receiver);
         o.level = LOG_ERR;
-        ck_assert_int_eq(journal_new(&journal, &o, path), 0);
+        ck_assert_int_eq(journal_new(&journal, &o, NULL, path), 0);
         log_message(journal, LOG_WARNING, "filtered: takes no number");
         log_message(journal, LOG_ERR, "one");
         log_message(journal, LOG_ERR, "dropped");
@@ -717,7 +715,7 @@ START_TEST(test_journal_bad_arguments)
 
         memset(long_path, '/', sizeof(long_path));
         long_path[sizeof(long_path) - 1] = '\0';
-        ck_assert_int_eq(journal_new(&journal, &o, long_path), -ENAMETOOLONG);
+        ck_assert_int_eq(journal_new(&journal, &o, NULL, long_path), -ENAMETOOLONG);
         ck_assert_ptr_eq(journal, (struct journal *)&o);
 
         struct rlimit limit, none;
@@ -726,7 +724,7 @@ START_TEST(test_journal_bad_arguments)
         none = limit;
         none.rlim_cur = 0;
         o.target = LOG_TARGET_STDERR;
-        ck_assert_int_eq(journal_new(&journal, &o, NULL), 0);
+        ck_assert_int_eq(journal_new(&journal, &o, NULL, NULL), 0);
         ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
         o.target = LOG_TARGET_JOURNAL;
         ck_assert_int_eq(journal_set_options(journal, &o), -EMFILE);
@@ -765,7 +763,7 @@ static struct journal *open_stderr(enum log_target target)
         struct journal *journal = NULL;
 
         o.target = target;
-        ck_assert_int_eq(journal_new(&journal, &o, "/nonexistent/socket"), 0);
+        ck_assert_int_eq(journal_new(&journal, &o, NULL, "/nonexistent/socket"), 0);
         return journal;
 }
 

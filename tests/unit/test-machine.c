@@ -1,6 +1,6 @@
 /*
  * What connection/machine promises: every path from accept ends in closed, with exactly one way out: REJECT
- * where loading never began, RELEASE and then REPORT where it did.
+ * where loading never began, RELEASE and then REPORT where it did, or LEAVE, where both are left to the next process.
  */
 #include "aborts.h"
 #include "unit.h"
@@ -11,9 +11,9 @@
 
 struct walk {
         enum connection_state state;
-        unsigned n_actions[ACTION_REPORT + 1];
+        unsigned n_actions[ACTION_RESUME + 1];
         unsigned n_served_after_end;
-        bool has_ended;
+        bool has_ended, has_left;
 };
 
 static unsigned long n_paths, n_closed;
@@ -23,18 +23,22 @@ static void check_walk(const struct walk *walk)
         const unsigned *n = walk->n_actions;
         bool is_releasing = walk->state == CONNECTION_RELEASING, is_closed = walk->state == CONNECTION_CLOSED;
 
-        ck_assert_uint_le(n[ACTION_GREET], 1);
+        unsigned n_begun = n[ACTION_LOAD] + n[ACTION_RESUME]; /* here, or before it was taken up */
+
+        ck_assert_uint_le(n[ACTION_GREET] + n[ACTION_RESUME], 1);
         ck_assert_uint_le(n[ACTION_LOAD], n[ACTION_GREET]);
         ck_assert_uint_le(n[ACTION_SERVE], n[ACTION_LOAD]);
-        ck_assert_uint_le(n[ACTION_HOLD], n[ACTION_SERVE]);
-        ck_assert_uint_le(n[ACTION_RELEASE], n[ACTION_LOAD]); /* never released what was not begun */
+        ck_assert_uint_le(n[ACTION_HOLD], n[ACTION_SERVE] + n[ACTION_RESUME]);
+        ck_assert_uint_le(n[ACTION_RELEASE], n_begun); /* never released what was not begun */
         ck_assert_uint_le(n[ACTION_REPORT], n[ACTION_RELEASE]);
-        ck_assert_uint_eq(n[ACTION_REJECT] + n[ACTION_RELEASE], walk->has_ended);
-        ck_assert_uint_eq(is_releasing || is_closed, walk->has_ended);
+        ck_assert_uint_eq(n[ACTION_REJECT] + n[ACTION_RELEASE], walk->has_ended && !walk->has_left);
+        ck_assert_uint_eq(n[ACTION_LEAVE], walk->has_left);
+        ck_assert_uint_eq(is_releasing || is_closed, walk->has_ended || walk->has_left);
         ck_assert_uint_eq(walk->n_served_after_end, 0);
         if (is_closed) {
-                ck_assert_uint_eq(n[ACTION_REJECT] + n[ACTION_REPORT], 1); /* one record */
-                ck_assert_uint_eq(n[ACTION_RELEASE], n[ACTION_LOAD]);      /* one release for each load */
+                /* One record, and one release for each load; where it left, the next process owes both. */
+                ck_assert_uint_eq(n[ACTION_REJECT] + n[ACTION_REPORT] + n[ACTION_LEAVE], 1);
+                ck_assert_uint_eq(n[ACTION_RELEASE] + n[ACTION_LEAVE], n_begun);
         }
 }
 
@@ -53,13 +57,14 @@ static void walk_all(const struct walk *from, unsigned depth)
 
                 struct connection_edge edge = machine_step(from->state, event);
 
-                if (from->has_ended)
+                if (from->has_ended || from->has_left)
                         ck_assert(edge.next >= CONNECTION_RELEASING);
                 walk.state = edge.next;
                 walk.n_actions[edge.action]++;
                 walk.has_ended = from->has_ended || event == EVENT_END;
-                walk.n_served_after_end +=
-                        from->has_ended && edge.action != ACTION_NONE && edge.action != ACTION_REPORT;
+                walk.has_left = from->has_left || event == EVENT_PASSED_ON;
+                walk.n_served_after_end += (from->has_ended || from->has_left) &&
+                                           edge.action != ACTION_NONE && edge.action != ACTION_REPORT;
                 walk_all(&walk, depth - 1);
         }
 }
@@ -82,13 +87,16 @@ START_TEST(test_machine_table)
                 enum connection_action action;
         } cells[] = {
                 { CONNECTION_ACCEPT, EVENT_ADMITTED, CONNECTION_HANDSHAKE, ACTION_GREET },
+                { CONNECTION_ACCEPT, EVENT_TAKEN_UP, CONNECTION_READY, ACTION_RESUME },
                 { CONNECTION_ACCEPT, EVENT_END, CONNECTION_CLOSED, ACTION_REJECT },
                 { CONNECTION_HANDSHAKE, EVENT_SHAKEN, CONNECTION_LOADING, ACTION_LOAD },
                 { CONNECTION_HANDSHAKE, EVENT_END, CONNECTION_CLOSED, ACTION_REJECT },
                 { CONNECTION_LOADING, EVENT_LOADED, CONNECTION_READY, ACTION_SERVE },
                 { CONNECTION_LOADING, EVENT_END, CONNECTION_RELEASING, ACTION_RELEASE },
                 { CONNECTION_READY, EVENT_FIN, CONNECTION_HALF_CLOSED, ACTION_HOLD },
+                { CONNECTION_READY, EVENT_PASSED_ON, CONNECTION_CLOSED, ACTION_LEAVE },
                 { CONNECTION_READY, EVENT_END, CONNECTION_RELEASING, ACTION_RELEASE },
+                { CONNECTION_HALF_CLOSED, EVENT_PASSED_ON, CONNECTION_CLOSED, ACTION_LEAVE },
                 { CONNECTION_HALF_CLOSED, EVENT_END, CONNECTION_RELEASING, ACTION_RELEASE },
                 { CONNECTION_RELEASING, EVENT_END, CONNECTION_RELEASING, ACTION_NONE },
                 { CONNECTION_RELEASING, EVENT_SETTLED, CONNECTION_CLOSED, ACTION_REPORT },

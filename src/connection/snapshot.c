@@ -1,0 +1,150 @@
+/*
+ * Unsent bytes are in it as hexadecimal digits: they are whatever the peer sent. A field that an older version did
+ * not write is 0.
+ */
+#include "connection/snapshot.h"
+#include "base/fields.h"
+#include "connection/stream.h"
+#include <inttypes.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+
+#define STATE_CLOSE_WAIT 8 /* tcpi_state; <netinet/tcp.h> names it, and contradicts <linux/tcp.h> */
+
+void snapshot_write(const struct connection *c, bool is_last, FILE *file)
+{
+        char text[ADDRESS_TEXT_MAX];
+        const struct output *output = is_last ? c->output : NULL;
+
+        (void)fprintf(file, "connection=%" PRIx64 "\n", c->id);
+        fields_write(file, "listener", c->config->name);
+        if (c->identity)
+                fields_write(file, "identity", c->identity);
+        fields_write(file, "remote", address_text(&c->remote, text));
+        fields_write_u64(file, "peer_pid", (uint64_t)c->peer_pid);
+        fields_write_u64(file, "peer_uid", c->peer_uid);
+        fields_write_u64(file, "has_lease", c->lease && lease_is_recorded(c->lease));
+        fields_write_u64(file, "is_last", is_last);
+        fields_write_u64(file, "accepted", c->accepted_usec);
+        fields_write_u64(file, "shaken", c->shaken_usec);
+        fields_write_u64(file, "ready", c->ready_usec);
+        fields_write_u64(file, "fin", c->state == CONNECTION_HALF_CLOSED ? c->fin_usec : 0);
+        fields_write_u64(file, "received", c->received_usec);
+        fields_write_u64(file, "bytes_received", c->bytes_received);
+        fields_write_u64(file, "bytes_sent", c->bytes_sent);
+        fields_write_u64(file, "paused", c->paused_msec);
+        if (output) {
+                fields_write_u64(file, "blocked", output->blocked_usec);
+                (void)fputs("unsent=", file);
+                for (size_t i = output->n_sent; i < output->n_bytes; i++)
+                        (void)fprintf(file, "%02x", output->bytes[i]);
+                (void)fputc('\n', file);
+        }
+        fields_write_end(file);
+}
+
+int snapshot_identify(char *const *fields, struct snapshot *ret)
+{
+        const char *id = fields_get(fields, "connection");
+        uint64_t has_lease;
+        char *end;
+
+        ret->listener = fields_get(fields, "listener");
+        if (!id || !ret->listener || fields_get_u64(fields, "has_lease", &has_lease) < 0)
+                return -EINVAL;
+        ret->id = strtoull(id, &end, 16);
+        ret->has_lease = has_lease != 0;
+        return *end == '\0' && ret->id != 0 ? 0 : -EINVAL;
+}
+
+static uint64_t number(char *const *fields, const char *name)
+{
+        uint64_t value = 0;
+
+        (void)fields_get_u64(fields, name, &value);
+        return value;
+}
+
+static int hex_digit(char c)
+{
+        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static int read_unsent(struct connection *c, char *const *fields)
+{
+        const char *text = fields_get(fields, "unsent");
+        size_t n = text ? strlen(text) / 2 : 0;
+
+        if (n == 0)
+                return 0;
+        c->output = malloc(sizeof(*c->output) + n);
+        if (!c->output)
+                return -ENOMEM;
+        *c->output = (struct output){ .n_bytes = n, .blocked_usec = number(fields, "blocked") };
+        for (size_t i = 0; i < n; i++) {
+                int high = hex_digit(text[2 * i]), low = hex_digit(text[2 * i + 1]);
+
+                if (high < 0 || low < 0)
+                        return -EINVAL;
+                c->output->bytes[i] = (uint8_t)(high << 4 | low);
+        }
+        return 0;
+}
+
+/*
+ * The kernel's counts are of the whole life (tcp(7), TCP_INFO); what it counts and we do not have read, or it has
+ * not sent yet, is in its queues. A FIN counts as a byte received.
+ */
+static void recount(struct connection *c, int fd)
+{
+        struct tcp_info info = { 0 };
+        socklen_t length = sizeof(info);
+        int n_unread = 0, n_unsent = 0;
+
+        if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0 || ioctl(fd, SIOCINQ, &n_unread) < 0 ||
+            ioctl(fd, SIOCOUTQ, &n_unsent) < 0)
+                return;
+        c->bytes_received = info.tcpi_bytes_received - (uint32_t)n_unread;
+        if (info.tcpi_state == STATE_CLOSE_WAIT)
+                c->bytes_received--;
+        c->bytes_sent = info.tcpi_bytes_acked + (uint32_t)n_unsent;
+        c->received_usec = clock_usec(CLOCK_MONOTONIC) - info.tcpi_last_data_recv * USEC_PER_MSEC;
+}
+
+int snapshot_read(struct connection *c, char *const *fields, int fd)
+{
+        const char *identity = fields_get(fields, "identity");
+        struct snapshot snapshot;
+        int domain = AF_UNSPEC, r = snapshot_identify(fields, &snapshot);
+        socklen_t length = sizeof(domain);
+
+        if (r < 0)
+                return r;
+        (void)getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length);
+        c->id = snapshot.id;
+        c->is_unix = domain == AF_UNIX;
+        address_from_text(&c->remote, fields_get(fields, "remote"));
+        c->peer_pid = (pid_t)number(fields, "peer_pid");
+        c->peer_uid = (uid_t)number(fields, "peer_uid");
+        c->accepted_usec = number(fields, "accepted");
+        c->shaken_usec = number(fields, "shaken");
+        c->ready_usec = number(fields, "ready");
+        c->fin_usec = number(fields, "fin");
+        c->received_usec = number(fields, "received");
+        c->bytes_received = number(fields, "bytes_received");
+        c->bytes_sent = number(fields, "bytes_sent");
+        c->paused_msec = (uint32_t)number(fields, "paused");
+        if (!number(fields, "is_last") && !c->is_unix)
+                recount(c, fd);
+        r = read_unsent(c, fields);
+        if (r == 0 && identity && !(c->identity = strdup(identity)))
+                r = -ENOMEM;
+        return r;
+}
+
+void snapshot_drop(struct connections *connections, struct connection *c)
+{
+        free(c->output);
+        free(c->identity);
+        connection_free(connections, c);
+}
