@@ -17,15 +17,15 @@ ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now $(LDFLAGS)
 LIBS = $(shell pkg-config --libs $(PACKAGES))
 
 # In layer order. Nothing calls upward: a unit test names the objects that it links, and would not link.
-BASE := $(addprefix base/,address span cidr rules words slab)
-LOOP := $(addprefix loop/,loop timer child lines)
+BASE := $(addprefix base/,address span cidr rules words fields slab)
+LOOP := $(addprefix loop/,loop timer child lines sync)
 JOURNAL := $(addprefix journal/,record ring limit sink journal events)
 CONFIG := $(addprefix config/,ini suggest keys number value section check print config)
-SERVICE := $(addprefix service/,notify lock ids)
-RESOURCE := $(addprefix resource/,resource environment none tree directory exec lease ledger)
+SERVICE := $(addprefix service/,notify fds store manager lock ids unit)
+RESOURCE := $(addprefix resource/,resource environment none tree directory exec lease text ledger)
 HANDLER := handler/handler
-CONNECTION := $(addprefix connection/,cause admission proxy handshake machine stream connection listener explain)
-DAEMON := $(addprefix daemon/,daemon reload)
+CONNECTION := $(addprefix connection/,cause admission proxy handshake machine stream connection snapshot listening listener explain)
+DAEMON := $(addprefix daemon/,daemon privileges preserve recover reload report stop summary)
 SOURCES := $(BASE) $(LOOP) $(JOURNAL) $(CONFIG) $(SERVICE) $(RESOURCE) $(HANDLER) $(CONNECTION) $(DAEMON) main
 
 .PHONY: all
@@ -49,10 +49,12 @@ UNIT_config := $(addprefix base/,address span cidr rules words) $(CONFIG)
 UNIT_journal := base/address base/span $(JOURNAL)
 UNIT_events := base/address base/span $(JOURNAL)
 UNIT_notify := service/notify
+UNIT_fds := service/notify service/fds
+UNIT_store := base/words base/fields $(addprefix service/,notify fds store)
 UNIT_child := base/words $(LOOP)
-UNIT_environment := base/address base/words loop/loop loop/timer resource/environment
-UNIT_directory := base/address base/words $(LOOP) $(addprefix resource/,environment directory tree)
-UNIT_exec := base/address base/words $(LOOP) $(addprefix resource/,resource environment none directory exec tree)
+UNIT_environment := base/address base/words base/fields loop/loop loop/timer resource/environment
+UNIT_directory := base/address base/words base/fields $(LOOP) $(addprefix resource/,environment directory tree)
+UNIT_exec := base/address base/words base/fields $(LOOP) $(addprefix resource/,resource environment none directory exec tree)
 UNIT_slab := base/slab
 UNIT_cause := connection/cause
 UNIT_admission := $(addprefix base/,address span cidr rules slab) connection/admission
@@ -62,10 +64,11 @@ UNIT_handshake := base/address connection/proxy connection/handshake
 UNIT_lock := service/lock
 UNIT_ids := service/ids
 UNIT_loop := loop/timer loop/loop
-UNIT_lease := base/address base/span base/words loop/timer loop/loop $(addprefix resource/,environment lease ledger)
+UNIT_sync := loop/timer loop/loop loop/sync
+UNIT_lease := base/address base/span base/words base/fields loop/timer loop/loop $(addprefix resource/,environment lease text ledger)
 UNIT_ledger := $(UNIT_lease)
-UNIT_connection := $(BASE) loop/timer loop/loop $(addprefix resource/,environment lease ledger) $(HANDLER) $(CONNECTION)
-UNIT := timer span words address cidr config journal events notify child environment directory exec slab cause machine admission proxy handshake lock ids loop lease ledger connection
+UNIT_connection := $(BASE) loop/timer loop/loop $(addprefix service/,notify fds unit store) $(addprefix resource/,environment lease text ledger) $(HANDLER) $(CONNECTION)
+UNIT := timer span words address cidr config journal events notify fds store child environment directory exec slab cause machine admission proxy handshake lock ids loop sync lease ledger connection
 
 define unit-test
 $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.o)
@@ -78,7 +81,7 @@ FUZZ_proxy := base/address connection/proxy
 FUZZ_handshake := base/address connection/proxy connection/handshake
 FUZZ_ini := $(UNIT_config)
 FUZZ_words := base/words
-FUZZ_ledger := base/address base/span base/words $(LOOP) $(RESOURCE)
+FUZZ_ledger := base/address base/span base/words base/fields $(LOOP) $(RESOURCE)
 FUZZ := proxy handshake ini words ledger
 FUZZ_SECONDS ?= 60
 
@@ -121,17 +124,28 @@ check-system: $(B)/tetherd ## play the stories of tests/system (STORIES="life ec
 check-network: $(B)/tetherd ## play those of tests/system/network alone: machines made of namespaces (about 95 s)
 	TETHERD=$(abspath $(B)/tetherd) tests/system/run network
 
-# A daemon of its own: sanitized, with our calls that may fail led through faults.c, which alone lists them.
-FAULTS_FLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer \
-                -U_FORTIFY_SOURCE -include tests/faults/vfork.h
+.PHONY: check-attack
+check-attack: $(B)/tetherd ## play that of tests/system alone which attacks the daemon (about 60 s)
+	TETHERD=$(abspath $(B)/tetherd) tests/system/run attack
+
+.PHONY: check-service
+check-service: $(B)/tetherd ## play the stories of tests/service, in a whole booted systemd (STORIES="install" for some)
+	TETHERD=$(abspath $(B)/tetherd) tests/service/run $(STORIES)
+
+# Daemons of their own, with our calls that may fail led through faults.c, which alone lists them. Nothing is inlined,
+# so that a chain of callers is the same in both; undefined behaviour is a trap, which starts faster than its library.
+FAULTS_FLAGS := -O1 -g -fno-inline -fno-omit-frame-pointer -U_FORTIFY_SOURCE -include tests/faults/vfork.h
+FAULTS_SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all -fsanitize-undefined-trap-on-error
 
 $(B)/tests/faults/tetherd: $(B)/tests/faults/faults.o $(SOURCES:%=$(B)/src/%.o)
 	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $$(nm $< | sed -n 's/.* T __wrap_/-Wl,--wrap=/p') -o $@ $^ $(LIBS)
 
 .PHONY: check-faults
-check-faults: ## make each call that may fail, fail (FAULTS=all for each time it is made)
-	$(MAKE) B=$(B)/faults CFLAGS='$(FAULTS_FLAGS)' $(B)/faults/tests/faults/tetherd
-	TETHERD=$(abspath $(B)/faults/tests/faults/tetherd) tests/faults/run $(FAULTS)
+check-faults: F = $(abspath $(B)/faults)
+check-faults: ## make each call that may fail, fail: every time that it is made in a whole life (about 150 s)
+	$(MAKE) -j 2 B=$F/plain CFLAGS='$(FAULTS_FLAGS)' $F/plain/tests/faults/tetherd
+	$(MAKE) -j 2 B=$F/sanitized CFLAGS='$(FAULTS_FLAGS) $(FAULTS_SANITIZERS)' $F/sanitized/tests/faults/tetherd
+	TETHERD=$F/plain/tests/faults/tetherd SANITIZED=$F/sanitized/tests/faults/tetherd tests/faults/run
 
 SOAK_SECONDS ?= 600
 
@@ -159,10 +173,27 @@ demo: $(B)/tetherd ## four clients end in four ways; shows what was recorded of 
 # ---- installing: the binary looks for its configuration in /etc, journalctl for catalogs in /usr/lib ----
 
 UNITS := $(PREFIX)/lib/systemd/system
-CATALOG := /usr/lib/systemd/catalog/tetherd.catalog
-CONFIG_FILE := /etc/tetherd/tetherd.conf
-INSTALLED := $(PREFIX)/sbin/tetherd $(UNITS)/tetherd.service $(CATALOG) $(PREFIX)/share/man/man8/tetherd.8 \
-             $(PREFIX)/share/man/man5/tetherd.conf.5
+SHARE := $(PREFIX)/share
+OWN := $(SHARE)/tetherd $(PREFIX)/lib/tetherd /etc/tetherd
+# source:target:mode
+FILES := systemd/tetherd.socket:$(UNITS)/tetherd.socket:644 \
+         systemd/tetherd.sysusers:$(PREFIX)/lib/sysusers.d/tetherd.conf:644 \
+         systemd/tetherd.tmpfiles:$(PREFIX)/lib/tmpfiles.d/tetherd.conf:644 \
+         systemd/tetherd.catalog:/usr/lib/systemd/catalog/tetherd.catalog:644 \
+         systemd/tetherd.bash-completion:$(SHARE)/bash-completion/completions/tetherd:644 \
+         $(foreach name,ports users devices,systemd/drop-ins/$(name).conf:$(SHARE)/tetherd/drop-ins/$(name).conf:644) \
+         $(foreach name,up down,conf/examples/session-$(name):$(PREFIX)/lib/tetherd/examples/session-$(name):755) \
+         man/tetherd.8:$(SHARE)/man/man8/tetherd.8:644 \
+         man/tetherd.conf.5:$(SHARE)/man/man5/tetherd.conf.5:644
+# The administrator's, once they are there.
+CONFIGS := conf/tetherd.conf:/etc/tetherd/tetherd.conf \
+           systemd/tetherd.rules:/etc/polkit-1/rules.d/50-tetherd.rules
+INSTALLED := $(PREFIX)/sbin/tetherd $(UNITS)/tetherd.service $(UNITS)/tetherd@.service \
+             $(foreach file,$(FILES),$(word 2,$(subst :, ,$(file))))
+
+FOR_PREFIX = sed -e 's|/usr/sbin/|$(PREFIX)/sbin/|'
+FOR_INSTANCE = sed -e '1,2d' -e 's|^Description=.*|&, %i|' -e 's|/sbin/tetherd$$|& -c /etc/tetherd/%i.conf|' \
+                   -e 's/^\(Runtime\|State\)Directory=tetherd$$/&-%i/'
 
 # Of the machine that runs; a DESTDIR is an image of another one.
 define tell-systemd
@@ -173,19 +204,30 @@ endef
 .PHONY: install
 install: $(B)/tetherd ## install below DESTDIR and PREFIX (default: / and /usr)
 	install -D -m 755 $(B)/tetherd $(DESTDIR)$(PREFIX)/sbin/tetherd
-	sed 's|/usr/sbin/|$(PREFIX)/sbin/|' systemd/tetherd.service >$(B)/tetherd.service
-	install -D -m 644 $(B)/tetherd.service $(DESTDIR)$(UNITS)/tetherd.service
-	install -D -m 644 systemd/tetherd.catalog $(DESTDIR)$(CATALOG)
-	install -D -m 644 man/tetherd.8 $(DESTDIR)$(PREFIX)/share/man/man8/tetherd.8
-	install -D -m 644 man/tetherd.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/tetherd.conf.5
-	test -e $(DESTDIR)$(CONFIG_FILE) || install -D -m 644 conf/tetherd.conf $(DESTDIR)$(CONFIG_FILE)
+	@set -e; for file in $(FILES); do \
+	        echo "$$file" | { IFS=: read -r source target mode; install -v -D -m $$mode $$source $(DESTDIR)$$target; }; \
+	done
+	@set -e; for file in $(CONFIGS); do \
+	        target=$(DESTDIR)$${file#*:}; test -e $$target || install -v -D -m 644 $${file%:*} $$target; \
+	done
+	install -d $(DESTDIR)$(UNITS)
+	$(FOR_PREFIX) systemd/tetherd.service >$(DESTDIR)$(UNITS)/tetherd.service
+	$(FOR_INSTANCE) $(DESTDIR)$(UNITS)/tetherd.service >$(DESTDIR)$(UNITS)/tetherd@.service
+	@if [ -z "$(DESTDIR)" ] && command -v systemd-sysusers >/dev/null; then \
+	        systemd-sysusers $(PREFIX)/lib/sysusers.d/tetherd.conf; fi
 	$(tell-systemd)
 
 .PHONY: uninstall
 uninstall: ## remove what was installed; a configuration that was changed stays
 	rm -f $(INSTALLED:%=$(DESTDIR)%)
-	! cmp -s conf/tetherd.conf $(DESTDIR)$(CONFIG_FILE) || rm $(DESTDIR)$(CONFIG_FILE)
-	! test -d $(DESTDIR)/etc/tetherd || rmdir --ignore-fail-on-non-empty $(DESTDIR)/etc/tetherd
+	@set -e; for file in $(CONFIGS); do \
+	        target=$(DESTDIR)$${file#*:}; ! cmp -s $${file%:*} $$target || rm -v $$target; \
+	done
+	@for folder in $(OWN:%=$(DESTDIR)%); do \
+	        ! test -d $$folder || find $$folder -depth -type d -exec rmdir --ignore-fail-on-non-empty {} +; \
+	done
+	@test -d $(DESTDIR)/usr/share/polkit-1 || ! test -d $(DESTDIR)/etc/polkit-1/rules.d || \
+	        rmdir --ignore-fail-on-non-empty $(DESTDIR)/etc/polkit-1/rules.d $(DESTDIR)/etc/polkit-1
 	$(tell-systemd)
 
 # ---- all of it ----
@@ -205,8 +247,9 @@ check-valgrind: $(filter-out %-child %-directory %-exec,$(UNIT:%=$(B)/tests/unit
 .PHONY: lint
 lint: ## check the layout, the shell scripts and the Python programs
 	clang-format --dry-run --Werror $$(git ls-files '*.[ch]')
-	shellcheck .ci/run tests/install-packages tests/demo tests/system/journald tests/fuzz/run
-	pyflakes3 $$(git ls-files '*.py') tests/system/run tests/faults/run
+	shellcheck .ci/run tests/install-packages tests/demo tests/system/journald tests/fuzz/run conf/examples/*
+	shellcheck --shell=bash --exclude=SC2034,SC2207 systemd/tetherd.bash-completion # as is the custom there
+	pyflakes3 $$(git ls-files '*.py') tests/system/run tests/faults/run tests/service/run
 
 .PHONY: format
 format: ## lay out the code as .clang-format says
@@ -220,4 +263,4 @@ clean: ## remove everything that was built
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) -path $(B)/service -prune -o -type f -name '*.d' -print 2>/dev/null)
