@@ -1,12 +1,13 @@
 /*
- * faults: makes the n-th call that may fail, fail. It is linked into a daemon of its own: every symbol __wrap_X here
+ * faults: makes one call that may fail, fail. It is linked into a daemon of its own: every symbol __wrap_X here
  * becomes an option --wrap=X of the linker (Makefile), so that our own calls come through here, those of the C
  * library and libsystemd do not, and the sanitizers see all of them. A call that fails is not made.
  *
  * Which one is to fail, and which one did, stands in the file that $FAULTS names, shared with run and with our
- * children. A call fails for a reason that it really may have; where there are several, n chooses. Not here: EAGAIN
- * where the kernel would tell of the end of it later, for it would have nothing to tell; and what never fails,
- * which never-fail lists.
+ * children. It is named by its callers and a number among the calls that have the same: unlike a number among all
+ * calls, that says the same in every run, however the kernel cuts its answers. A call fails for a reason that it
+ * really may have; where there are several, its name chooses. Not here: EAGAIN where the kernel would tell of the
+ * end of it later, for it would have nothing to tell; and what never fails, which never-fail lists.
  */
 #include "base/util.h"
 #include <dirent.h>
@@ -17,13 +18,17 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <systemd/sd-daemon.h>
 #include <systemd/sd-event.h>
+#include <systemd/sd-id128.h>
 
 #define N_FRAMES  12
 #define N_PLACES  16384 /* that are kept */
@@ -32,11 +37,12 @@
 /* As faults.py has it. */
 static struct faults {
         uint32_t is_armed; /* calls are counted */
-        uint32_t target;   /* the number of the one that fails, from 1; 0: none */
         uint32_t n_calls;
-        int32_t error;  /* of the one that failed */
-        uint64_t place; /* or: the first call with these callers fails, for numbers shift a little; 0: none */
-        char call[32];  /* the name of the one that failed; "": none did yet */
+        uint64_t place; /* the call that fails is one with these callers; 0: none does */
+        uint32_t nth;   /* which of them, from 1 */
+        uint32_t n_seen;
+        int32_t error; /* of the one that failed */
+        char call[28]; /* its name; "": none did yet */
         uint64_t frames[N_FRAMES];
         uint64_t places[N_PLACES]; /* of each call, a hash of its callers */
 } * faults;
@@ -101,11 +107,10 @@ static int fails(const char *call, const int *errors, size_t n_errors)
         place = find_callers(frames);
         if (n <= N_PLACES)
                 faults->places[n - 1] = place;
-        if (n != faults->target && (place != faults->place || faults->target != 0))
+        if (place != faults->place || __atomic_add_fetch(&faults->n_seen, 1, __ATOMIC_SEQ_CST) != faults->nth)
                 return 0;
-        faults->target = n; /* no other one */
         memcpy(faults->frames, frames, sizeof(frames));
-        faults->error = errors[n % n_errors];
+        faults->error = errors[(place + faults->nth) % n_errors];
         (void)stpncpy(faults->call, call, sizeof(faults->call) - 1);
         return faults->error;
 }
@@ -211,10 +216,8 @@ CALL(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t
 CALL(int, shutdown, (int fd, int how), (fd, how), -1, ENOTCONN)
 CALL(ssize_t, send, (int fd, const void *bytes, size_t n, int flags), (fd, bytes, n, flags), -1,
      EINTR, ENOBUFS, EPIPE, ENOMEM, ECONNRESET)
-CALL(ssize_t, sendto, (int fd, const void *bytes, size_t n, int flags, const struct sockaddr *address,
-     socklen_t length), (fd, bytes, n, flags, address, length), -1, EAGAIN, ENOBUFS)
-CALL(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags), -1,
-     ENOBUFS, EAGAIN, ECONNREFUSED)
+/* The manager lives as long as we do: it refuses nothing. */
+CALL(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags), -1, ENOBUFS, EAGAIN)
 CALL(int, sendmmsg, (int fd, struct mmsghdr *messages, unsigned n, int flags), (fd, messages, n, flags), -1,
      ENOBUFS, EAGAIN, ECONNREFUSED, EMSGSIZE)
 
@@ -222,7 +225,11 @@ CALL(int, sendmmsg, (int fd, struct mmsghdr *messages, unsigned n, int flags), (
 
 CALL(int, epoll_create1, (int flags), (flags), -1, EMFILE, ENOMEM)
 CALL(int, epoll_wait, (int fd, struct epoll_event *events, int n, int timeout), (fd, events, n, timeout), -1, EINTR)
+CALL(int, eventfd, (unsigned count, int flags), (count, flags), -1, EMFILE, ENFILE, ENOMEM)
 CALL(int, poll, (struct pollfd *fds, nfds_t n, int timeout), (fds, n, timeout), -1, ENOMEM, EINTR)
+SD_CALL(sd_listen_fds_with_names, (int unset_environment, char ***names), (unset_environment, names), ENOMEM, EBADF)
+SD_CALL(sd_is_socket, (int fd, int family, int type, int listening), (fd, family, type, listening), ENOMEM)
+SD_CALL(sd_id128_get_boot, (sd_id128_t *boot), (boot), ENOENT, EMFILE)
 SD_CALL(sd_event_new, (sd_event **event), (event), ENOMEM, EMFILE)
 SD_CALL(sd_event_add_signal, (sd_event *event, sd_event_source **source, int signal,
         sd_event_signal_handler_t handler, void *userdata), (event, source, signal, handler, userdata), ENOMEM, EMFILE)
@@ -363,6 +370,27 @@ int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *ev
 
         if (error == 0)
                 return __real_epoll_ctl(epoll_fd, operation, fd, event);
+        errno = error;
+        return -1;
+}
+
+/* Those for which the C library has no function: of them only these may fail. */
+long __real_syscall(long number, ...);
+long __wrap_syscall(long number, ...)
+{
+        int error = number == SYS_io_setup    ? FAILS("io_setup", EAGAIN, ENOSYS, ENOMEM)
+                    : number == SYS_io_submit ? FAILS("io_submit", EAGAIN, EINVAL)
+                                              : 0;
+        long arguments[5];
+        va_list list;
+
+        va_start(list, number);
+        for (size_t i = 0; i < ARRAY_SIZE(arguments); i++)
+                arguments[i] = va_arg(list, long);
+        va_end(list);
+        if (error == 0)
+                return __real_syscall(number, arguments[0], arguments[1], arguments[2], arguments[3],
+                                      arguments[4]);
         errno = error;
         return -1;
 }

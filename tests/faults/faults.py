@@ -9,10 +9,11 @@ import struct
 import subprocess
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 # As in faults.c.
-LAYOUT = struct.Struct("=IIIiQ32s12Q")
+LAYOUT = struct.Struct("=IIQIIi28s12Q")
 PLACES = struct.Struct("=16384Q")
 CUT_SHORT = -1
 
@@ -30,44 +31,45 @@ class Faults:
         return LAYOUT.unpack_from(self.memory)
 
     def aim(self, target, is_armed=False):
-        """`target`: the number of a call, 0 for none; or a place, in hexadecimal."""
-        number, place = (0, int(target, 16)) if isinstance(target, str) else (target, 0)
-        LAYOUT.pack_into(self.memory, 0, is_armed, number, 0, 0, place, b"", *[0] * 12)
+        """`target`: the call that is to fail, PLACE:NTH as calls() has it; None: none."""
+        place, _, nth = (target or "0:0").partition(":")
+        LAYOUT.pack_into(self.memory, 0, is_armed, 0, int(place, 16), int(nth), 0, 0, b"", *[0] * 12)
 
     def arm(self, is_armed=True):
         self.memory[0:4] = struct.pack("=I", is_armed)
 
     @property
     def has_fired(self):
-        return self.fields()[5][0] != 0
+        return self.call != ""
 
     @property
     def call(self):
-        return self.fields()[5].rstrip(bytes(1)).decode()
+        return self.fields()[6].rstrip(bytes(1)).decode()
 
-    @property
-    def n_calls(self):
-        return self.fields()[2]
-
-    def places(self):
-        """The chains of callers of the calls that were counted, each once."""
-        return [f"{place:016x}" for place in dict.fromkeys(PLACES.unpack_from(self.memory, LAYOUT.size)[:self.n_calls])]
+    def calls(self):
+        """Those that were counted, each by its callers and which of theirs it was."""
+        seen = Counter()
+        names = []
+        for place in PLACES.unpack_from(self.memory, LAYOUT.size)[:self.fields()[1]]:
+            seen[place] += 1
+            names.append(f"{place:016x}:{seen[place]}")
+        return names
 
     def describe(self, binary):
         """The call that failed and who made it."""
-        _, target, _, error, place, _, *frames = self.fields()
+        _, _, _, nth, _, error, _, *frames = self.fields()
         if not self.has_fired:
-            return f"call {target or f'at {place:x}'} was never made"
+            return "no call was made to fail"
         how = "was cut short" if error == CUT_SHORT else f"said {os.strerror(error)}"
         addresses = [hex(frame - 1) for frame in frames if frame]
         lines = []
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             output = subprocess.run(["addr2line", "-f", "-s", "-e", binary, *addresses], capture_output=True,
                                     text=True, check=True).stdout.splitlines()
-            lines = [f"{function} ({place})" for function, place in zip(output[::2], output[1::2])
-                     if "?" not in place and function not in ("find_callers", "fails")
+            lines = [f"{function} ({where})" for function, where in zip(output[::2], output[1::2])
+                     if "?" not in where and function not in ("find_callers", "fails")
                      and not function.startswith("__wrap_")]
-        return f"call {target}, {self.call}, {how}, in {' < '.join(lines[:8])}"
+        return f"{self.call} {how}, the {nth}. time, in {' < '.join(lines[:8])}"
 
 
 SO_PASSCRED, SCM_CREDENTIALS = 16, 2

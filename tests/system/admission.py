@@ -6,11 +6,10 @@ import resource
 import select
 import socket
 import statistics
-import subprocess
 import time
 
 from harness import (GATE, MARK, SLOW, Client, Daemon, eventually, expect, expect_equal, hold, let_go, main,
-                     need_program, need_root, open_gate, scene, wait_at_gate)
+                     need_root, open_gate, scene, wait_at_gate)
 from harness.network import Host
 
 NOBODY = 65534
@@ -36,9 +35,10 @@ def expect_served(client):
 
 def expect_refused(client, cause):
     host = "unix" if client.kind == "unix" else client.address
-    expect_equal(client.receive_rest().decode(), f"NO {cause} for {host}\n", f"the refusal for {host}")
+    line = f"NO {cause} for {host}\n"
+    expect_equal(client.receive_rest().decode(), line, f"the refusal for {host}")
     return client.daemon.wait_ended(client, cause, event="rejected", state="accept", PRIORITY=5,
-                                    TETHERD_REMOTE_ADDRESS=host)
+                                    TETHERD_REMOTE_ADDRESS=host, TETHERD_BYTES_SENT=len(line))
 
 
 def expect_admitted(daemon, admitted, **options):
@@ -390,14 +390,9 @@ def goes_on_within_100_ms_of_a_descriptor():
 
 @scene(over=("ENFILE", "ENOBUFS", "ENOMEM", "EMFILE"))
 def the_kernel_has_no(what):
-    need_program("strace")
     with Daemon(listener("", "<tcp4>, <unix>")) as daemon:
         first = daemon.connect_ready()
-        trace = daemon.directory / "trace"
-        strace = subprocess.Popen(["strace", "-qq", "-p", str(daemon.pid), "-o", trace, "-e", "trace=accept4", "-e",
-                                   f"inject=accept4:error={what}"], stderr=subprocess.DEVNULL)
-        try:
-            eventually(lambda: daemon.status_field("TracerPid") != "0", "strace has attached")
+        with daemon.failing("accept4", what) as trace:
             waiting = [daemon.connect(kind).send(b"!") for kind in ("tcp4", "unix", "tcp4")]
             daemon.wait_record("accept-paused", PRIORITY=4, ERRNO=getattr(errno, what))
             first.echo()
@@ -405,9 +400,6 @@ def the_kernel_has_no(what):
             n_calls = trace.read_text().count("accept4")
             expect(2 <= n_calls <= 60, f"{n_calls} calls of accept4 in a second")
             first.echo()
-        finally:
-            strace.terminate()
-            strace.wait()
         began = time.monotonic()
         for client in waiting:
             expect_equal(client.receive(1), b"!", "echo")

@@ -113,6 +113,8 @@ FAULTS = {
     "bad port": ("[listener:a]\nlisten = 127.0.0.1:70000\n", "listen =", r"port"),
     "relative socket path": ("[listener:a]\nlisten = run/socket\n", "listen =", r"run/socket"),
     "socket path too long": ("[listener:a]\nlisten = /" + "x" * 120 + "\n", "listen =", r""),
+    "key of a socket unit": ("[listener:a]\nlisten = systemd:web\nbacklog = 5\n", "backlog", r"Backlog="),
+    "no name of a socket": ("[listener:a]\nlisten = systemd:\n", "listen =", r"name"),
     "unknown type": (LISTENER + "[resource:r]\ntype = exek\n", "type = exek", r"exec"),
     "no type": (LISTENER + "[resource:r]\nload = /bin/true\n", "[resource:r]", r"type"),
     "neither load nor release": (LISTENER + "[resource:r]\ntype = exec\n", "[resource:r]", r"load.*release"),
@@ -202,7 +204,7 @@ def continuation_lines_and_units():
 
 @scene()
 def print_config_is_a_fixpoint():
-    more = ('[listener:b]\nlisten = <tcp6>\ngreeting = hi %i 100%%\nidle_timeout = 90s\nreceive_buffer = 64K\n'
+    more = ('[listener:c]\nlisten = systemd:web\n[listener:b]\nlisten = <tcp6>\ngreeting = hi %i 100%%\nidle_timeout = 90s\nreceive_buffer = 64K\n'
             '[resource:odd]\ntype = exec\nload = /bin/echo "two words" \'q"q\' back\\\\slash\nrelease = /bin/true\n')
     with Files(GOOD + more) as files:
         first = files.ask("--print-config")

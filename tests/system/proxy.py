@@ -57,7 +57,8 @@ def expect_nothing_loaded(daemon):
 
 def expect_refused(daemon, client, cause, answer, state="handshake", **fields):
     expect_equal(client.receive_rest().decode(), answer, "the refusal")
-    return daemon.wait_ended(client, cause, event="rejected", state=state, PRIORITY=5, **fields)
+    return daemon.wait_ended(client, cause, event="rejected", state=state, PRIORITY=5,
+                             TETHERD_BYTES_SENT=len(answer), **fields)
 
 
 @scene(over=TCP)
@@ -219,6 +220,39 @@ def limits_count_the_headers_source():
         first[0].close()
         daemon.wait_ended(first[0], "eof")
         come_in("192.0.2.7", 4)
+
+
+@scene()
+def who_is_refused_keeps_the_name_that_it_gave():
+    with Daemon(listener("hello = yes\ndeny = 198.51.100.0/24\nmax_connections_per_source = 1")) as daemon:
+        daemon.connect().send(v2("192.0.2.7") + b"first\n").receive_line()
+        for source, cause in (("192.0.2.7", "limit"), ("198.51.100.7", "denied")):
+            client = daemon.connect().send(v2(source) + b"eve:2\n")
+            expect_refused(daemon, client, cause, f"NO {cause} {source}\n", TETHERD_REMOTE_ADDRESS=source,
+                           TETHERD_IDENTITY="eve:2")
+        # One that ended before the header was whole is the proxy, and nobody by name.
+        client = daemon.connect().send(b"eve:2\n")
+        record = expect_refused(daemon, client, "protocol-error", "", TETHERD_REMOTE_ADDRESS=client.address)
+        expect("TETHERD_IDENTITY" not in record, f"a name that was never given: {record}")
+
+
+@scene()
+def unix_sources_are_one_source_of_a_user_that_nobody_knows():
+    # No rule names them, so where everybody else is denied they come in; with each other they share one source's limit.
+    with Daemon(listener("deny = 0.0.0.0/0, ::/0\nmax_connections_per_source = 2")) as daemon:
+        clients = [daemon.connect(source=proxy).send(v2("unix")) for proxy in ("127.0.0.1", None)]
+        for client in clients:
+            expect_equal(client.receive_line(), "hi @unix port \n", "greeting")
+            record = daemon.wait_ready(client)
+            expect_equal(record["TETHERD_REMOTE_ADDRESS"], "unix", "TETHERD_REMOTE_ADDRESS")
+            told = {"TETHERD_PEER_UID", "TETHERD_PEER_PID", "TETHERD_REMOTE_PORT"} & record.keys()
+            expect(not told, f"{told} of a peer that nobody knows: {record}")
+        expect_refused(daemon, daemon.connect().send(v2("unix")), "limit", "NO limit unix\n",
+                       TETHERD_REMOTE_ADDRESS="unix")
+        expect_refused(daemon, daemon.connect().send(v2("192.0.2.7")), "denied", "NO denied 192.0.2.7\n")
+        clients[0].close()
+        daemon.wait_ended(clients[0], "eof", TETHERD_REMOTE_ADDRESS="unix")
+        expect_equal(daemon.connect().send(v2("unix")).receive_line(), "hi @unix port \n", "greeting")
 
 
 @scene()

@@ -1,9 +1,13 @@
 """reload: SIGHUP applies a good file whole and a bad one not at all, and disturbs nobody who is connected."""
 
+import concurrent.futures
 import re
 import signal
+import socket
+import struct
+import threading
 
-from harness import MARK, Daemon, eventually, expect, expect_equal, main, scene
+from harness import MARK, SLOW, Daemon, eventually, expect, expect_equal, main, scene, tell
 
 HEAD = """
 [listener:stays]
@@ -181,6 +185,86 @@ def thirty_reloads_leave_nothing():
             expect(greeting_of(client), "no greeting")
             client.close()
         daemon.wait_record("reloaded", count=30)
+
+
+@scene()
+def two_listeners_of_one_port_keep_their_sockets():
+    shared = OTHER.format(kind="tcp4") + "reuse_port = yes\n"
+    with Daemon(shared + shared.replace("other", "another") + MARK) as daemon:
+        daemon.wait_record("listening", count=2)
+        daemon.reload()
+        daemon.wait_record("reloaded")
+        expect_equal(daemon.find("stopped-listening"), [], "listeners that closed a socket")
+        daemon.configure(shared + MARK)
+        daemon.reload()
+        daemon.wait_record("stopped-listening", TETHERD_LISTENER="another")
+        daemon.connect().echo().close()
+        daemon.idle_descriptors["socket"] -= 1
+
+
+# ---- under load ----
+
+N_RELOADS = 1000
+N_THREADS = 4
+
+
+def come_and_go(daemon, kinds, is_over):
+    """Clients one after the other, until it is over; returns how many. Each is served from the greeting to the end."""
+    n = 0
+    while not is_over.is_set():
+        family, address = daemon.addresses[kinds[n % len(kinds)]]
+        with socket.socket(family) as client:
+            client.settimeout(20 * SLOW)
+            client.connect(address)
+            greeting = client.recv(64)
+            expect(greeting.startswith(b"round-"), f"client {n} was greeted with {greeting!r}")
+            for _ in range(3):
+                client.sendall(b"ping")
+                expect_equal(client.recv(4), b"ping", f"the echo to client {n}")
+            if n % 2:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST
+        n += 1
+    return n
+
+
+@scene()
+def a_thousand_under_load():
+    def listener(greeting, keys=""):
+        return HEAD.format(greeting=greeting).replace("<tcp4>", "<tcp4>, <unix>") + keys + MARK
+    bad = ("no_such_key = 1\n", "[listener:bad]\nlisten = 192.0.2.77:1\n", "max_age = never\n",
+           "[listener:bad]\nlisten = <abstract>\nresources = nothing\n")
+    other = OTHER.format(kind="tcp6")
+    with Daemon(listener("round-first"), {"log_level": "info"}) as daemon:
+        old = [daemon.connect(kind) for kind in ("tcp4", "unix") * 5]
+        for client in old:
+            expect_equal(greeting_of(client), "round-first", "greeting")
+        is_over = threading.Event()
+        with concurrent.futures.ThreadPoolExecutor(N_THREADS) as pool:
+            crowd = [pool.submit(come_and_go, daemon, ("tcp4", "unix"), is_over) for _ in range(N_THREADS)]
+            try:
+                for i in range(N_RELOADS):
+                    is_bad = i % 2 == 1
+                    text = listener(f"round-{i}", bad[i // 2 % len(bad)] if is_bad else "")
+                    daemon.configure(text + (other if i % 4 == 0 else ""))
+                    if i % 3 == 0:  # the others may meet in one
+                        daemon.reload()
+                    else:
+                        daemon.kill(signal.SIGHUP)
+            finally:
+                is_over.set()
+            n_served = sum(future.result() for future in crowd)
+        expect(n_served > 100, f"only {n_served} clients came and went meanwhile")
+        daemon.configure(listener("round-last"))
+        daemon.reload()
+        for client in old:
+            client.echo()
+        expect_equal(greeting_of(daemon.connect()), "round-last", "greeting of a new connection")
+        daemon.poll_records()
+        for event in ("reloaded", "reload-failed"):
+            expect(len(daemon.find(event)) >= N_RELOADS // 6, f"only {len(daemon.find(event))} times {event}")
+        daemon.forget_clients()
+        eventually(lambda: len(daemon.effects("mark")) == 2 * (n_served + len(old) + 1), "every client was released")
+        tell(f"{n_served} clients came and went")
 
 
 if __name__ == "__main__":

@@ -257,6 +257,17 @@ def load_killed_by_a_signal():
                            TETHERD_EXIT_STATUS=128 + signal.SIGKILL)
 
 
+@scene()
+def load_whose_end_cannot_be_watched():
+    # It ran, so it may have left something: it is killed, and released.
+    scripts = {"hang": "exec sleep 1000", "undo": ": > <dir>/undone.$TETHERD_CONNECTION"}
+    with Daemon(listener("one") + resource("one", "<hang>", "<undo>"), scripts=scripts) as daemon:
+        with daemon.failing("pidfd_open", "EMFILE", ":when=1"):
+            client = daemon.connect()
+            expect_failed_load(daemon, client, "load-failed", "one", [], MESSAGE=re.compile("cannot be watched"))
+        expect((daemon.directory / f"undone.{client.id}").exists(), "it was not released")
+
+
 BAD_VALUES = {"control": "printf 'a\\tb\\n'", "long": "head -c 5000 /dev/zero | tr '\\0' x"}
 
 

@@ -12,7 +12,7 @@ deadline (sanitizers, slow machines).
 """
 
 from harness.basics import (BINARY, SLOW, WRAPPER, Failure, Skip, die_with_parent, eventually, expect, expect_equal,
-                            need_program, need_root, tell)
+                            is_sanitized, need_program, need_root, tell)
 from harness.client import Client
 from harness.daemon import MARK, Daemon
 from harness.gates import GATE, hold, let_go, open_gate, wait_at_gate
@@ -20,5 +20,5 @@ from harness.journald import journald
 from harness.story import main, scene
 
 __all__ = ["BINARY", "GATE", "MARK", "SLOW", "WRAPPER", "Client", "Daemon", "Failure", "Skip", "die_with_parent",
-           "eventually", "expect", "expect_equal", "hold", "journald", "let_go", "main", "need_program", "need_root",
-           "open_gate", "scene", "tell", "wait_at_gate"]
+           "eventually", "expect", "expect_equal", "hold", "is_sanitized", "journald", "let_go", "main", "need_program",
+           "need_root", "open_gate", "scene", "tell", "wait_at_gate"]

@@ -42,6 +42,11 @@ def tell(text):
     TOLD.extend(text.splitlines())
 
 
+def is_sanitized():
+    """Whether the binary is: its memory and its time are then the sanitizer's, which keeps what was freed."""
+    return b"__asan_init" in Path(BINARY).read_bytes()
+
+
 def need_root():
     if not IS_ROOT:
         raise Skip("needs root")

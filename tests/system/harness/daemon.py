@@ -56,6 +56,7 @@ class Daemon(Records, Kernel, Books):
         self.config_path = self.directory / "tetherd.conf"
         self.stderr_path = self.directory / "stderr"
         self.enter = list(enter)
+        self.pass_fds = ()
         self.process = None
         self.n_runs = 0
         self.records = []  # of the run of this moment
@@ -103,7 +104,9 @@ class Daemon(Records, Kernel, Books):
         """Writes the file; a running daemon sees it at its next SIGHUP."""
         keys = {**self.daemon_keys, **daemon_keys}
         text = "[daemon]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
-        self.config_path.write_text(text + self.expand(config))
+        whole = self.config_path.with_suffix(".new")  # a SIGHUP of before may be read just now
+        whole.write_text(text + self.expand(config))
+        whole.rename(self.config_path)
 
     # -- runs --
 
@@ -123,7 +126,7 @@ class Daemon(Records, Kernel, Books):
         with open(self.stderr_path, "ab") as stderr:
             self.process = subprocess.Popen([*enter, *self.enter, *self.command(*arguments)], cwd="/",
                                             env=self.environment(), stdin=subprocess.DEVNULL, stdout=stderr,
-                                            stderr=stderr, preexec_fn=die_with_parent)
+                                            stderr=stderr, preexec_fn=die_with_parent, pass_fds=self.pass_fds)
         self.n_runs += 1
         self.records, self.cursor, self.notified, self.clients = [], None, [], []
         return self
@@ -252,32 +255,6 @@ class Daemon(Records, Kernel, Books):
         client = self.connect(kind, **options)
         self.wait_ready(client)
         return client
-
-    def name_clients(self):
-        """Gives each client of this run its id: by address on TCP, by order on UNIX sockets."""
-        def probe():
-            self.poll_records()
-            taken = {client._id for client in self.clients}
-            accepted = [record for record in self.find("accepted") if record["TETHERD_CONNECTION"] not in taken]
-            by_address, by_order = {}, []
-            for record in accepted:
-                if record.get("TETHERD_REMOTE_ADDRESS") == "unix":
-                    by_order.append(record["TETHERD_CONNECTION"])
-                else:
-                    by_address[record["TETHERD_REMOTE_ADDRESS"], int(record["TETHERD_REMOTE_PORT"])] = (
-                        record["TETHERD_CONNECTION"])
-            unnamed = [client for client in self.clients if client._id is None]
-            for client in unnamed:
-                if client.port is not None:
-                    client._id = by_address.get((client.address, client.port))
-                elif by_order:
-                    client._id = by_order.pop(0)
-            return all(client._id for client in unnamed)
-        eventually(probe, "every client has an `accepted` record")
-
-    def forget_clients(self):
-        for client in self.clients:
-            client.socket.close()
 
     def barrier(self, kind="tcp4"):
         """When this returns, the daemon has seen everything that clients did before. Needs an echo listener."""

@@ -3,8 +3,11 @@
 import contextlib
 import os
 import re
+import subprocess
 from collections import Counter
 from pathlib import Path
+
+from harness.basics import eventually, need_program
 
 
 class Kernel:
@@ -20,6 +23,20 @@ class Kernel:
     def cpu_ticks(self):
         fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return int(fields[11]) + int(fields[12])
+
+    @contextlib.contextmanager
+    def failing(self, call, error, when=""):
+        """In this block the kernel refuses the daemon this system call, as strace(1) words it. Yields strace's output."""
+        need_program("strace")
+        trace = self.directory / "trace"
+        strace = subprocess.Popen(["strace", "-qq", "-p", str(self.pid), "-o", trace, "-e", f"trace={call}", "-e",
+                                   f"inject={call}:error={error}{when}"], stderr=subprocess.DEVNULL)
+        try:
+            eventually(lambda: self.status_field("TracerPid") != "0", "strace has attached")
+            yield trace
+        finally:
+            strace.terminate()
+            strace.wait()
 
     def resident_bytes(self):
         return int(self.status_field("VmRSS").split()[0]) * 1024

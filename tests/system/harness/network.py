@@ -31,7 +31,8 @@ TICK = 0.05  # the kernel's timers count in jiffies
 
 # The ways to die, as --explain words them.
 FIN = "closes, half-closes or exits (FIN)"
-KEPT_FIN = "closes or half-closes (FIN)"
+KEPT_FIN = "half-closes (FIN)"
+KEPT_CLOSE = "closes or exits (FIN, not to be told from it)"
 RST = "resets, or is killed with our bytes unread"
 IDLE = "vanishes while idle (power, cable, NAT)"
 SENDING = "vanishes with our data under way"
@@ -44,6 +45,18 @@ HANDSHAKE = "does not finish its handshake"
 
 LINKS = {"client": 1, "server": 2, "stranger": 3}  # each in a network of its own
 PORT = 7400
+
+
+@contextlib.contextmanager
+def inside_network(pid):
+    """Sockets made in this block are of the network namespace of that process, and so is /proc/sys/net."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/self/ns/net") as own, open(f"/proc/{pid}/ns/net") as other:
+        expect(libc.setns(other.fileno(), 0) == 0, os.strerror(ctypes.get_errno()))
+        try:
+            yield
+        finally:
+            libc.setns(own.fileno(), 0)
 
 
 class Host:
@@ -65,16 +78,8 @@ class Host:
         expect(done.returncode == 0, f"{command}: {done.stderr}")
         return done.stdout
 
-    @contextlib.contextmanager
     def inside(self):
-        """Sockets made in this block are this machine's, and so is /proc/sys/net."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        with open("/proc/self/ns/net") as own, open(f"/proc/{self.process.pid}/ns/net") as other:
-            expect(libc.setns(other.fileno(), 0) == 0, os.strerror(ctypes.get_errno()))
-            try:
-                yield
-            finally:
-                libc.setns(own.fileno(), 0)
+        return inside_network(self.process.pid)
 
     def set(self, **values):
         """Keys of /proc/sys/net, with __ for the slash."""

@@ -59,10 +59,40 @@ class Records:
         while select.select([self.notify], [], [], 0)[0]:
             self.notify.recv(65536)
 
+    def sync(self):
+        """When this returns, everything that was said before can be read."""
+        journald().sync()
+
     def poll_records(self):
         new, self.cursor = journald().read(self.pid, self.cursor)
         self.records += new
         return self.records
+
+    def name_clients(self):
+        """Gives each client of this run its id: by address on TCP, by order on UNIX sockets."""
+        def probe():
+            self.poll_records()
+            taken = {client._id for client in self.clients}
+            accepted = [record for record in self.find("accepted") if record["TETHERD_CONNECTION"] not in taken]
+            by_address, by_order = {}, []
+            for record in accepted:
+                if record.get("TETHERD_REMOTE_ADDRESS") == "unix":
+                    by_order.append(record["TETHERD_CONNECTION"])
+                else:
+                    by_address[record["TETHERD_REMOTE_ADDRESS"], int(record["TETHERD_REMOTE_PORT"])] = (
+                        record["TETHERD_CONNECTION"])
+            unnamed = [client for client in self.clients if client._id is None]
+            for client in unnamed:
+                if client.port is not None:
+                    client._id = by_address.get((client.address, client.port))
+                elif by_order:
+                    client._id = by_order.pop(0)
+            return all(client._id for client in unnamed)
+        eventually(probe, "every client has an `accepted` record")
+
+    def forget_clients(self):
+        for client in self.clients:
+            client.socket.close()
 
     def find(self, event=None, **fields):
         """Records of this run with these fields; event = TETHERD_EVENT. A field's value may be a pattern."""
@@ -85,7 +115,7 @@ class Records:
             has_exited = self.process.poll() is not None
             if len(self.find(event, **fields)) < count:
                 if has_exited:
-                    journald().sync()
+                    self.sync()
                 self.poll_records()
             found = self.find(event, **fields)
             if len(found) < count and has_exited:

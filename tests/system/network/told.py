@@ -4,7 +4,7 @@ import time
 from errno import ECONNRESET, EPIPE
 
 from harness import eventually, expect_equal, main, need_root, scene
-from harness.network import (DESTROYED, DETECT_WITHIN, FIN, KEPT_FIN, RST, Network, expect_ended, expect_told)
+from harness.network import DESTROYED, FIN, KEPT_CLOSE, KEPT_FIN, RST, Network, expect_ended, expect_told, explain
 
 
 @scene()
@@ -58,8 +58,10 @@ def half_close_kept_then_full_close():
         since = time.monotonic()
         for client in clients:
             client.close()
-        for client in clients:
-            expect_ended(daemon, client, "eof", since, fin_timeout, fin_timeout + DETECT_WITHIN,
+        limit = explain(daemon)[KEPT_CLOSE]
+        expect_equal(limit.cause, "eof", f"--explain's cause for {KEPT_CLOSE!r}")
+        for client in clients:  # --explain takes the timeout for the usual 60 s
+            expect_ended(daemon, client, "eof", since, fin_timeout, limit.seconds - 60 + fin_timeout,
                          error=(EPIPE, ECONNRESET))
 
 
