@@ -95,7 +95,7 @@ static void await_manager(struct daemon *daemon)
         int fd = fds_barrier(), r = fd;
 
         if (fd >= 0)
-                r = source_init(&daemon->barrier, daemon->loop, fd, EPOLLIN, EPOLLIN, manager_has_read);
+                r = source_init(&daemon->barrier, daemon->loop, fd, 0, EPOLLHUP, manager_has_read);
         if (r < 0)
                 (void)fd_close(fd);
         daemon_arm(daemon, &daemon->drain_timer, LEAVE_USEC);

@@ -42,6 +42,6 @@ int fds_store_remove(const char *name);
 
 /*
  * Whether the manager has done what it was sent so far: returns a descriptor, the caller's, that becomes readable
- * (end of file) when it has; at once where there is no manager. Or a negative errno, -EAGAIN as above.
+ * (EPOLLHUP: the end of the pipe) when it has; at once where there is no manager. Or a negative errno, -EAGAIN as above.
  */
 int fds_barrier(void);

@@ -26,6 +26,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <systemd/sd-bus.h>
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-event.h>
 #include <systemd/sd-id128.h>
@@ -159,6 +160,8 @@ CALL(void *, mmap, (void *address, size_t size, int protection, int flags, int f
 
 CALL(FILE *, fopen, (const char *path, const char *mode), (path, mode), NULL, EMFILE, EIO)
 CALL(ssize_t, read, (int fd, void *bytes, size_t n), (fd, bytes, n), -1, EIO, ENOMEM)
+CALL(ssize_t, pread, (int fd, void *bytes, size_t n, off_t offset), (fd, bytes, n, offset), -1, EIO, ENOMEM)
+CALL(int, fseek, (FILE *file, long offset, int whence), (file, offset, whence), -1, EIO)
 CALL(int, ftruncate, (int fd, off_t length), (fd, length), -1, EIO)
 CALL(int, fsync, (int fd), (fd), -1, EIO, ENOSPC)
 CALL(int, stat, (const char *path, struct stat *st), (path, st), -1, ENOMEM, EACCES)
@@ -201,6 +204,8 @@ CALL(int, getentropy, (void *bytes, size_t n), (bytes, n), -1, EIO)
 /* ---- sockets ---- */
 
 CALL(int, socket, (int family, int type, int protocol), (family, type, protocol), -1, EMFILE, ENFILE, ENOBUFS, ENOMEM)
+CALL(int, socketpair, (int family, int type, int protocol, int fds[2]), (family, type, protocol, fds), -1,
+     EMFILE, ENFILE)
 CALL(int, bind, (int fd, const struct sockaddr *address, socklen_t length), (fd, address, length), -1,
      EADDRINUSE, ENOMEM)
 CALL(int, listen, (int fd, int backlog), (fd, backlog), -1, EADDRINUSE)
@@ -218,6 +223,7 @@ CALL(ssize_t, send, (int fd, const void *bytes, size_t n, int flags), (fd, bytes
      EINTR, ENOBUFS, EPIPE, ENOMEM, ECONNRESET)
 /* The manager lives as long as we do: it refuses nothing. */
 CALL(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags), -1, ENOBUFS, EAGAIN)
+CALL(ssize_t, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags), -1, ENOMEM)
 CALL(int, sendmmsg, (int fd, struct mmsghdr *messages, unsigned n, int flags), (fd, messages, n, flags), -1,
      ENOBUFS, EAGAIN, ECONNREFUSED, EMSGSIZE)
 
@@ -237,6 +243,9 @@ SD_CALL(sd_event_add_child, (sd_event *event, sd_event_source **source, pid_t pi
         sd_event_child_handler_t handler, void *userdata), (event, source, pid, options, handler, userdata),
         ENOMEM, EMFILE)
 SD_CALL(sd_event_wait, (sd_event *event, uint64_t usec), (event, usec), ENOMEM)
+SD_CALL(sd_bus_open_system, (sd_bus **bus), (bus), ENOMEM, ECONNREFUSED)
+SD_CALL(sd_bus_attach_event, (sd_bus *bus, sd_event *event, int priority), (bus, event, priority), ENOMEM)
+SD_CALL(sd_bus_path_encode, (const char *prefix, const char *name, char **path), (prefix, name, path), ENOMEM)
 
 /* ---- processes; a child's calls are counted like ours ---- */
 
@@ -264,6 +273,33 @@ bool vfork_fails(void)
 }
 
 /* ---- those that take more words ---- */
+
+int __wrap_sd_bus_call_method_async(sd_bus *bus, sd_bus_slot **slot, const char *destination,
+                                    const char *path, const char *interface, const char *member,
+                                    sd_bus_message_handler_t handler, void *userdata, const char *types, ...)
+{
+        int r = -FAILS("sd_bus_call_method_async", ENOMEM, ENOTCONN);
+        va_list list;
+
+        va_start(list, types);
+        if (r == 0)
+                r = sd_bus_call_method_asyncv(bus, slot, destination, path, interface, member, handler,
+                                              userdata, types, list);
+        va_end(list);
+        return r;
+}
+
+int __wrap_sd_bus_message_read(sd_bus_message *message, const char *types, ...)
+{
+        int r = -FAILS("sd_bus_message_read", ENOMEM, EBADMSG);
+        va_list list;
+
+        va_start(list, types);
+        if (r == 0)
+                r = sd_bus_message_readv(message, types, list);
+        va_end(list);
+        return r;
+}
 
 static mode_t mode_of(int flags, va_list list)
 {

@@ -7,7 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from harness import Daemon, Failure, eventually, expect, expect_equal, main, need_program, need_root, scene
+from harness import SLOW, Daemon, Failure, eventually, expect, expect_equal, main, need_program, need_root, scene
 
 # What changes something outside the daemon, or stands between two such things. The kernel kills the daemon as it
 # enters the call, which is then not made.
@@ -285,6 +285,28 @@ def a_command_that_was_not_on_record_does_not_run():
         expect_equal(daemon.effects(), [("release", "one", connection)], "effects")
         expect_equal(sorted(daemon.files() - idle_files), [], "files that are left")
         daemon.orphans.add(connection)
+
+
+@scene(over=("runtime", "state"))
+def a_second_daemon_on_a_directory_refuses(which):
+    with Daemon(config("yes"), scripts=SCRIPTS) as daemon:
+        client = daemon.connect_ready()
+        taken = {"runtime": daemon.runtime, "state": daemon.state}[which]
+        other = daemon.directory / "other"
+        other.mkdir()
+        text = daemon.config_path.read_text()
+        for path in (daemon.runtime, daemon.state):
+            text = text.replace(f"_directory = {path}\n", f"_directory = {taken if path == taken else other}\n")
+        other_config = other / "tetherd.conf"
+        other_config.write_text(text)
+        before = {path: os.stat(path).st_mtime_ns for path in daemon.files()}
+        done = subprocess.run([*daemon.command()[:-1], str(other_config)], env=daemon.environment(), timeout=20 * SLOW,
+                              capture_output=True, text=True, cwd="/")
+        expect(done.returncode == 1 and f"locked by another tetherd, pid {daemon.pid}" in done.stderr,
+               f"exit status {done.returncode}, stderr: {done.stderr}")
+        expect_equal({path: os.stat(path).st_mtime_ns for path in daemon.files()}, before, "files of the first one")
+        client.close()
+        daemon.wait_ended(client, "eof")
 
 
 # ---- another boot ----
