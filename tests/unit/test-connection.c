@@ -791,16 +791,17 @@ static char *record_of(const struct connection *c, bool is_last)
 static struct connection *move(struct connection *c, char *record)
 {
         _cleanup_strv_free_ char **fields = NULL;
-        _cleanup_free_ char *text = record;
         int fd = fcntl(c->fd, F_DUPFD_CLOEXEC, 3);
         struct listener *listener = c->listener;
         struct snapshot snapshot;
         uint64_t id = c->id;
+        char *rest = record;
 
         connection_pass_on(c);
         turns(1);
         ck_assert_uint_eq(connections.n_connections, 0);
-        ck_assert_int_eq(fields_read(&record, &fields), 1);
+        ck_assert_int_eq(fields_read(&rest, &fields), 1);
+        free(record);
         ck_assert_int_eq(snapshot_identify(fields, &snapshot), 0);
         ck_assert_uint_eq(snapshot.id, id);
         ck_assert_str_eq(snapshot.listener, "presence");
