@@ -103,9 +103,9 @@ check-unit: $(FUZZ:%=$(B)/tests/fuzz/replay-%) $(UNIT:%=$(B)/tests/unit/test-%) 
 FUZZ_FLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -U_FORTIFY_SOURCE
 
 .PHONY: fuzz
-fuzz: ## look for inputs that break the parsers, FUZZ_SECONDS=60 each, two at a time (needs clang)
+fuzz: ## look for inputs that break the parsers, FUZZ_SECONDS=60 each, three at a time (needs clang)
 	$(MAKE) B=$(B)/fuzz CC=clang CFLAGS='$(FUZZ_FLAGS)' LDFLAGS=-fsanitize=fuzzer $(FUZZ:%=$(B)/fuzz/tests/fuzz/fuzz-%)
-	@printf '%s\n' $(FUZZ) | xargs -P 2 -I {} tests/fuzz/run $(B)/fuzz {} $(FUZZ_SECONDS)
+	@printf '%s\n' $(FUZZ) | xargs -P 3 -I {} tests/fuzz/run $(B)/fuzz {} $(FUZZ_SECONDS)
 
 KERNEL := death socket
 

@@ -1,12 +1,15 @@
 """Guarantees 7: what a restart, and with `preserve = always` a crash, does not end."""
 
+import contextlib
+import random
 import re
 import resource
 import select
+import threading
 import time
 from collections import Counter
 
-from harness import eventually, expect, expect_equal
+from harness import Failure, eventually, expect, expect_equal
 from machine import Service, machine, main, scene
 
 # Each way in: a port, a UNIX socket, and a port with nothing to hold.
@@ -441,6 +444,41 @@ def five_thousand_over_a_crash():
             client.close()
         tetherd.clients.clear()
         tetherd.wait_record("closed", timeout=60, count=MANY_ALWAYS)
+
+
+def come_and_go(tetherd, is_over, staying):
+    """Every second client stays; one that meets nobody, or is not let in to the end, is none of ours."""
+    while not is_over.is_set():
+        try:
+            client = tetherd.connect(BARE).echo()
+        except (OSError, Failure):
+            continue
+        staying.append(client)
+        with contextlib.suppress(OSError, Failure):
+            tetherd.connect(BARE).echo().close()
+
+
+@scene()
+def at_any_moment():
+    """Killed and restarted while clients come and go: whoever was answered once is answered to the end."""
+    with Preserving("always", "closed") as tetherd:
+        tetherd.drop_in("[Service]\nStartLimitBurst=1000\n")
+        raise_limit()
+        is_over, staying = threading.Event(), []
+        crowd = threading.Thread(target=come_and_go, args=(tetherd, is_over, staying))
+        crowd.start()
+        try:
+            for i in range(8):
+                n, before = len(staying), tetherd.pid
+                eventually(lambda: len(staying) > n + random.randint(1, 300), "clients come", 30)
+                machine().run(f"kill -9 {before}" if i % 4 else "systemctl restart tetherd")
+                tetherd.wait_other(before)
+        finally:
+            is_over.set()
+            crowd.join()
+        for client in staying:
+            client.echo(b"still there")
+        print(f"   {len(staying)} clients lived through eight processes", flush=True)
 
 
 if __name__ == "__main__":
