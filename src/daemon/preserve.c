@@ -50,10 +50,9 @@ static void say_fault(struct preserve *preserve, int r)
                     "preserve = always: not every connection would outlive a crash now: %s", strerror(-r));
 }
 
-/* What the manager has not been told yet; first what is new. */
-static void preserve_tell(struct preserve *preserve)
+void preserve_tell(struct preserve *preserve)
 {
-        int r = preserve->log ? store_hand_over(preserve->log) : 0;
+        int r = preserve->log ? store_hand_over(preserve->log) : 0; /* first what is new */
 
         while (r == 0 && preserve->removals && preserve->removals[0]) {
                 r = store_remove(preserve->removals[0]);
@@ -370,6 +369,5 @@ size_t preserve_take_up(struct preserve *preserve, struct fds *fds, struct liste
                 log_message(journal, LOG_ERR,
                             "not every connection of the last process could be taken up: %s",
                             r < 0 ? strerror(-r) : "its record cannot be understood");
-        preserve_tell(preserve);
         return taking.n_leases_taken;
 }

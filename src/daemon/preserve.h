@@ -30,12 +30,15 @@ void preserve_deinit(struct preserve *preserve);
  * The start: what an earlier process passed on lives on here. Needs the listeners, which do not accept yet, and the
  * restored leases: those that belong to a connection become its own, the others stay for the caller to release. One
  * whose listener is gone is ended with cause shutdown. Takes its descriptors out of `fds`. Returns how many leases it
- * took.
+ * took. The manager goes on keeping all of it until preserve_tell().
  */
 size_t preserve_take_up(struct preserve *preserve, struct fds *fds, struct listeners *listeners);
 
 /* `always`, after preserve_take_up(): begins the log. 0 or a negative errno. */
 int preserve_begin_log(struct preserve *preserve);
+
+/* The manager hears what it has not been told yet: what is new, then what it may forget. Harmless at any time. */
+void preserve_tell(struct preserve *preserve);
 
 /* A connection is ready. Without a log nothing happens. */
 void preserve_append(struct preserve *preserve, const struct connection *connection);

@@ -112,6 +112,7 @@ int recover(struct daemon *daemon)
         daemon->n_recovering -= preserve_take_up(&daemon->preserve, daemon->fds, &daemon->listeners);
         close_rest(daemon);
         stop_prepare(daemon);
+        preserve_tell(&daemon->preserve); /* not before the log is begun: a crash in between loses nothing */
         release_all(daemon);
         dealt_with(daemon, 1);
         return 0;

@@ -78,7 +78,10 @@ class Machine:
         expect(self.nspawn.poll() is None, f"systemd-nspawn ended: {self.console()}")
         children = Path(f"/proc/{self.nspawn.pid}/task/{self.nspawn.pid}/children").read_text().split()
         for pid in children:
-            status = Path(f"/proc/{pid}/status").read_text()
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except OSError:
+                continue  # a helper of systemd-nspawn's that has ended meanwhile
             if "Name:\tsystemd\n" in status and status.partition("NSpid:")[2].split("\n")[0].split()[-1] == "1":
                 return int(pid)
         return None
