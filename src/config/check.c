@@ -97,7 +97,7 @@ static int find_needs(const char *template, unsigned flags, struct needs *needs,
         return needs->error < 0 ? needs->error : r;
 }
 
-/* Whether the names that the templates of one key need exist; and for a path, that it is one's own. */
+/* Whether the names that the templates of one key need exist; and for a path or unit, that it is one's own. */
 static void check_templates(struct config *config, const struct section *section, const struct key *key)
 {
         size_t n;
@@ -106,12 +106,13 @@ static void check_templates(struct config *config, const struct section *section
 
         for (size_t i = 0; i < n; i++) {
                 _cleanup_free_ char *reason = NULL;
+                bool is_own = key->type == KEY_PATH || key->type == KEY_UNIT;
                 int r = find_needs(templates[i], key->type == KEY_PATH ? SPECIFIER_PATH : 0, &needs, &reason);
                 if (r == -EINVAL)
                         section_fault(config, section, key->name, "%s: %s", key->name, reason);
                 else if (r < 0)
                         config->origins->ini.error = r;
-                else if (key->type == KEY_PATH && *templates[i] != '\0' && !needs.is_per_connection)
+                else if (is_own && *templates[i] != '\0' && !needs.is_per_connection)
                         section_fault(
                                 config, section, key->name,
                                 "%s = %s: it must differ between connections, by %%i, %%h, %%p or %%{name}",
@@ -341,12 +342,24 @@ static void check_working_directory(struct config *config, const struct section 
                               strerror(ENOTDIR));
 }
 
+static void check_given(struct config *config, const struct section *section, unsigned kinds, const char *key)
+{
+        if (section->kinds & kinds && !section_given(section, key))
+                section_fault(config, section, key, "[%s] has no %s", section->text, key);
+}
+
 static void check_resource(struct config *config, const struct section *section)
 {
         const struct resource_config *resource = section->object;
 
-        if (section->kinds & KIND_DIRECTORY && !section_given(section, "path"))
-                section_fault(config, section, "path", "[%s] has no path", section->text);
+        check_given(config, section, KIND_DIRECTORY, "path");
+        check_given(config, section, KIND_POOL, "items");
+        check_given(config, section, KIND_UNIT, "unit");
+        check_given(config, section, KIND_PROCESS | KIND_HELPER, "command");
+        if (section->kinds & (KIND_PROCESS | KIND_HELPER))
+                check_command(config, section, "command", resource->command);
+        if (section->kinds & KIND_PROCESS)
+                check_working_directory(config, section, resource->working_directory);
         if (section->kinds & KIND_EXEC) {
                 if (!section_given(section, "load") && !section_given(section, "release"))
                         section_fault(config, section, "load", "[%s] has neither load nor release",

@@ -28,6 +28,20 @@ enum resource_kind {
         RESOURCE_NONE,
         RESOURCE_DIRECTORY,
         RESOURCE_EXEC,
+        RESOURCE_POOL,
+        RESOURCE_PROCESS,
+        RESOURCE_UNIT,
+        RESOURCE_HELPER,
+        N_RESOURCE_KINDS,
+};
+enum when_empty { WHEN_EMPTY_REJECT, WHEN_EMPTY_WAIT };
+enum process_socket { PROCESS_SOCKET_NONE, PROCESS_SOCKET_STDIO };
+enum on_exit { ON_EXIT_CLOSE, ON_EXIT_KEEP };
+enum job_mode {
+        JOB_MODE_REPLACE,
+        JOB_MODE_FAIL,
+        JOB_MODE_IGNORE_DEPENDENCIES,
+        JOB_MODE_IGNORE_REQUIREMENTS,
 };
 
 struct daemon_config {
@@ -45,7 +59,7 @@ struct resource_config {
         /* directory */
         char *path; /* a template; NULL for other kinds */
         mode_t mode;
-        /* directory, exec: (uid_t)-1, (gid_t)-1 and NULL = the daemon's own */
+        /* directory, exec, process: (uid_t)-1, (gid_t)-1 and NULL = the daemon's own */
         uid_t user;
         gid_t group;     /* without the key `group`: the user's login group */
         char *user_name; /* the login name behind `user`, for USER and initgroups(3) */
@@ -56,8 +70,19 @@ struct resource_config {
          */
         char **load;
         char **release;
+        /* exec, process, helper; the command as above, of a helper without specifiers of a connection */
         char **environment;      /* NAME=value, value a template; empty = none */
-        char *working_directory; /* "/" by default; NULL for other kinds */
+        char *working_directory; /* "/" by default; NULL for other kinds, and helper */
+        char **command;          /* process, helper */
+        enum process_socket socket;
+        enum on_exit on_exit; /* process, unit */
+        /* unit */
+        char *unit; /* a template; NULL for other kinds */
+        enum job_mode job_mode;
+        /* pool */
+        char **items; /* ranges written out; no two are the same */
+        enum when_empty when_empty;
+        uint64_t wait_timeout;
         /* all */
         enum load_failure on_load_failure;
         bool persistent;

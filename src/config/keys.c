@@ -41,13 +41,31 @@ static const struct key_word half_closes[] = {
         { NULL, 0, false },
 };
 static const struct key_word types[] = {
-        { "none", RESOURCE_NONE, false },
-        { "directory", RESOURCE_DIRECTORY, false },
-        { "exec", RESOURCE_EXEC, false },
-        { "pool", 0, true },
-        { "process", 0, true },
-        { "unit", 0, true },
-        { "helper", 0, true },
+        { "none", RESOURCE_NONE, false },      { "directory", RESOURCE_DIRECTORY, false },
+        { "exec", RESOURCE_EXEC, false },      { "pool", RESOURCE_POOL, true },
+        { "process", RESOURCE_PROCESS, true }, { "unit", RESOURCE_UNIT, true },
+        { "helper", RESOURCE_HELPER, true },   { NULL, 0, false },
+};
+static const struct key_word when_emptys[] = {
+        { "reject", WHEN_EMPTY_REJECT, false },
+        { "wait", WHEN_EMPTY_WAIT, false },
+        { NULL, 0, false },
+};
+static const struct key_word sockets[] = {
+        { "none", PROCESS_SOCKET_NONE, false },
+        { "stdio", PROCESS_SOCKET_STDIO, false },
+        { NULL, 0, false },
+};
+static const struct key_word on_exits[] = {
+        { "close", ON_EXIT_CLOSE, false },
+        { "keep", ON_EXIT_KEEP, false },
+        { NULL, 0, false },
+};
+static const struct key_word job_modes[] = {
+        { "replace", JOB_MODE_REPLACE, false },
+        { "fail", JOB_MODE_FAIL, false },
+        { "ignore-dependencies", JOB_MODE_IGNORE_DEPENDENCIES, false },
+        { "ignore-requirements", JOB_MODE_IGNORE_REQUIREMENTS, false },
         { NULL, 0, false },
 };
 static const struct key_word load_failures[] = {
@@ -159,20 +177,22 @@ const struct key keys[] = {
         KEY("path", PATH, "", CONNECTION, "the directory", RESOURCE(path), .kinds = KIND_DIRECTORY),
         KEY("mode", MODE, "0700", CONNECTION, "of the directory",
             RESOURCE(mode), RANGE(0, 07777), .kinds = KIND_DIRECTORY),
-        KEY("unit", TEXT, "", CONNECTION, "the unit", PLANNED(RESOURCE), .kinds = KIND_UNIT),
-        KEY("mode", TEXT, "replace", CONNECTION, "how its jobs are queued", PLANNED(RESOURCE), .kinds = KIND_UNIT),
-        KEY("items", TEXT, "", CONNECTION, "what is in the pool", PLANNED(RESOURCE), .kinds = KIND_POOL),
-        KEY("when_empty", TEXT, "reject", CONNECTION, "whether to wait for an item",
-            PLANNED(RESOURCE), .kinds = KIND_POOL),
+        KEY("unit", UNIT, "", CONNECTION, "the unit", RESOURCE(unit), .kinds = KIND_UNIT),
+        KEY("mode", WORD, "replace", CONNECTION, "how its jobs are queued",
+            RESOURCE(job_mode), .words = job_modes, .kinds = KIND_UNIT),
+        KEY("items", ITEMS, "", RELOAD, "what is in the pool", RESOURCE(items), .kinds = KIND_POOL),
+        KEY("when_empty", WORD, "reject", CONNECTION, "whether to wait for an item",
+            RESOURCE(when_empty), .words = when_emptys, .kinds = KIND_POOL),
         KEY("wait_timeout", SPAN, "30s", CONNECTION, "how long to wait for an item",
-            PLANNED(RESOURCE) | KEY_INFINITY, RANGE(USEC_PER_MSEC, USEC_INFINITY - 1), .kinds = KIND_POOL),
+            RESOURCE(wait_timeout), TIMEOUT, .kinds = KIND_POOL),
         KEY("load", COMMAND, "", CONNECTION, "the command that loads", RESOURCE(load), .kinds = KIND_EXEC),
         KEY("release", COMMAND, "", CONNECTION, "the command that releases", RESOURCE(release), .kinds = KIND_EXEC),
-        KEY("command", TEXT, "", CONNECTION, "the program", PLANNED(RESOURCE), .kinds = KIND_PROCESS | KIND_HELPER),
-        KEY("socket", TEXT, "none", CONNECTION, "whether the program gets the connection",
-            PLANNED(RESOURCE), .kinds = KIND_PROCESS),
-        KEY("on_exit", TEXT, "close", CONNECTION, "what becomes of the connection when it ends",
-            PLANNED(RESOURCE), .kinds = KIND_PROCESS | KIND_UNIT),
+        KEY("command", COMMAND, "", CONNECTION, "the program",
+            RESOURCE(command), .kinds = KIND_PROCESS | KIND_HELPER),
+        KEY("socket", WORD, "none", CONNECTION, "whether the program gets the connection",
+            RESOURCE(socket), .words = sockets, .kinds = KIND_PROCESS),
+        KEY("on_exit", WORD, "close", CONNECTION, "what becomes of the connection when it ends",
+            RESOURCE(on_exit), .words = on_exits, .kinds = KIND_PROCESS | KIND_UNIT),
         KEY("user", USER, "", CONNECTION, "owner of the directory, or user of the command",
             RESOURCE(user), .kinds = KIND_DIRECTORY | COMMANDS),
         KEY("group", GROUP, "", CONNECTION, "likewise; by default the user's login group",

@@ -25,7 +25,9 @@ enum key_type {
         KEY_TEMPLATE,    /* char *: text with specifiers */
         KEY_PATH,        /* char *: an absolute path with specifiers */
         KEY_COMMAND,     /* char **: words with specifiers */
+        KEY_UNIT,        /* char *: the name of a unit, with specifiers */
         KEY_ENVIRONMENT, /* char **: NAME=value, with specifiers */
+        KEY_ITEMS,       /* char **: of a pool */
         KEY_ENDPOINTS,   /* the listener's endpoints */
         KEY_RULES,       /* struct rules */
         KEY_NAMES,       /* the listener's resources */
@@ -53,10 +55,10 @@ enum key_kinds {
         KIND_NONE = 1 << RESOURCE_NONE,
         KIND_DIRECTORY = 1 << RESOURCE_DIRECTORY,
         KIND_EXEC = 1 << RESOURCE_EXEC,
-        KIND_POOL = 1 << 8,
-        KIND_PROCESS = 1 << 9,
-        KIND_UNIT = 1 << 10,
-        KIND_HELPER = 1 << 11,
+        KIND_POOL = 1 << RESOURCE_POOL,
+        KIND_PROCESS = 1 << RESOURCE_PROCESS,
+        KIND_UNIT = 1 << RESOURCE_UNIT,
+        KIND_HELPER = 1 << RESOURCE_HELPER,
 };
 
 /* A table of these ends with a NULL name. */

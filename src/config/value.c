@@ -6,6 +6,10 @@
 #include "config/number.h"
 #include "config/section.h"
 #include <ctype.h>
+#include <inttypes.h>
+
+#define ITEM_MAX  4096 /* bytes: the value of a resource */
+#define ITEMS_MAX 1000000
 
 static void *field(const struct key *key, void *object)
 {
@@ -136,7 +140,7 @@ static void set_string(const struct key *key, void *object, const char *text, co
 {
         char **to = field(key, object);
 
-        if (entry && key->type != KEY_TEMPLATE && *text != '/' && *text != '\0') {
+        if (entry && key->type != KEY_TEMPLATE && key->type != KEY_UNIT && *text != '/' && *text != '\0') {
                 fault(ini, entry, "it must be an absolute path");
                 return;
         }
@@ -195,6 +199,92 @@ static void set_endpoints(struct listener_config *listener, const char *text, co
                 ini->error = r;
         for (size_t i = 0; r == 0 && items[i]; i++)
                 add_endpoint(listener, items[i], entry, ini);
+}
+
+/* ---- items ---- */
+
+static int add_item(char ***items, const char *text, const char **ret_reason)
+{
+        if (strlen(text) > ITEM_MAX) {
+                *ret_reason = "an item is too long";
+                return -EINVAL;
+        }
+        return strv_append(items, text);
+}
+
+/* "10000-10099", and "01-16" with its zeros; anything else is one item. */
+static int add_items(char ***items, const char *text, const char **ret_reason)
+{
+        size_t n_first = strspn(text, "0123456789");
+        const char *last_text = text + n_first + 1;
+        size_t n_last = text[n_first] == '-' ? strspn(last_text, "0123456789") : 0;
+
+        if (n_first == 0 || n_last == 0 || last_text[n_last] != '\0' || n_first > 18 || n_last > 18)
+                return add_item(items, text, ret_reason);
+
+        uint64_t first = strtoull(text, NULL, 10), last = strtoull(last_text, NULL, 10);
+        int width = text[0] == '0' ? (int)n_first : 1, r = 0;
+
+        if (last < first || last - first >= ITEMS_MAX) {
+                *ret_reason = last < first ? "the range ends before it begins" : "the range is too long";
+                return -EINVAL;
+        }
+        for (uint64_t i = first; r == 0 && i <= last; i++)
+                r = strv_appendf(items, "%0*" PRIu64, width, i);
+        return r;
+}
+
+static int compare_items(const void *a, const void *b)
+{
+        return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* The item that is there twice; NULL where there is none, or no memory to find it. */
+static const char *find_twice(char *const *items, struct ini *ini)
+{
+        size_t n = strv_length(items);
+        _cleanup_free_ char **sorted = calloc(n + 1, sizeof(*sorted));
+
+        if (!sorted) {
+                ini->error = -ENOMEM;
+                return NULL;
+        }
+        for (size_t i = 0; i < n; i++)
+                sorted[i] = items[i];
+        qsort(sorted, n, sizeof(*sorted), compare_items);
+        for (size_t i = 1; i < n; i++)
+                if (streq(sorted[i - 1], sorted[i]))
+                        return sorted[i];
+        return NULL;
+}
+
+static void set_items(const struct key *key, void *object, const char *text, const struct ini_entry *entry,
+                      struct ini *ini)
+{
+        _cleanup_strv_free_ char **words = NULL, **items = NULL;
+        char ***to = field(key, object);
+        const char *reason = NULL, *twice;
+        int r = list_split(text, &words, &reason);
+
+        for (size_t i = 0; r == 0 && words[i]; i++)
+                r = add_items(&items, words[i], &reason);
+        if (r == -EINVAL) {
+                fault(ini, entry, reason);
+                return;
+        }
+        if (r == 0 && strv_length(items) > ITEMS_MAX) {
+                fault(ini, entry, "there are too many items");
+                return;
+        }
+        if (r < 0) {
+                ini->error = r;
+                return;
+        }
+        twice = items ? find_twice(items, ini) : NULL;
+        if (twice)
+                ini_fault_at(ini, entry, "%s: '%s' is there twice", key->name, twice);
+        strv_free(*to);
+        *to = TAKE_PTR(items);
 }
 
 /* ---- rules ---- */
@@ -262,11 +352,15 @@ void value_set(const struct key *key, const struct section *section, const struc
         case KEY_FOLDER:
         case KEY_TEMPLATE:
         case KEY_PATH:
+        case KEY_UNIT:
                 set_string(key, section->object, text, entry, ini);
                 break;
         case KEY_COMMAND:
         case KEY_ENVIRONMENT:
                 set_strings(key, section->object, text, entry, ini);
+                break;
+        case KEY_ITEMS:
+                set_items(key, section->object, text, entry, ini);
                 break;
         case KEY_ENDPOINTS:
                 set_endpoints(section->object, text, entry, ini);
@@ -287,9 +381,10 @@ void value_free(const struct key *key, void *object)
 {
         if (key->flags & KEY_PLANNED)
                 return;
-        if (key->type == KEY_FOLDER || key->type == KEY_TEMPLATE || key->type == KEY_PATH)
+        if (key->type == KEY_FOLDER || key->type == KEY_TEMPLATE || key->type == KEY_PATH ||
+            key->type == KEY_UNIT)
                 free(*(char **)field(key, object));
-        else if (key->type == KEY_COMMAND || key->type == KEY_ENVIRONMENT)
+        else if (key->type == KEY_COMMAND || key->type == KEY_ENVIRONMENT || key->type == KEY_ITEMS)
                 strv_free(*(char ***)field(key, object));
         else if (key->type == KEY_ENDPOINTS)
                 free_endpoints(object);
@@ -316,7 +411,7 @@ char *const *value_templates(const struct key *key, const struct section *sectio
         char *const *strings = NULL;
         size_t n = 0;
 
-        if (key->type == KEY_TEMPLATE || key->type == KEY_PATH) {
+        if (key->type == KEY_TEMPLATE || key->type == KEY_PATH || key->type == KEY_UNIT) {
                 strings = field(key, section->object);
                 n = 1;
         } else if (key->type == KEY_COMMAND || key->type == KEY_ENVIRONMENT) {
