@@ -38,6 +38,7 @@ void summary_write(const struct daemon *daemon)
                             "loads wait",
                             queue->name, queue->n_under_way, queue->n_max, n_releases, n_loads);
         }
+        leases_summarize(&daemon->leases);
         log_message(journal, LOG_NOTICE,
                     "summary: %zu leases, %zu resources quarantined; journal: %zu records wait, %" PRIu64
                     " dropped",

@@ -270,6 +270,10 @@ static void claim_timer(struct timer *timer)
                 queue_leave(claim);
                 claim_fail_load(claim, LEASE_LOAD_TIMEOUT, false, -1, disk_timed_out);
                 break;
+        case CLAIM_WAITING:
+                claim->type->drop(claim);
+                claim_fail_load(claim, claim->wait_failure, false, -1, claim->wait_reason);
+                break;
         case CLAIM_LOADING:
                 claim_enter(claim, CLAIM_LOAD_STOPPING, USEC_INFINITY);
                 sync_deinit(&claim->sync);
@@ -355,6 +359,40 @@ void claim_load_failed(struct claim *claim, bool is_said, int exit_status, const
                         exit_status, is_timeout ? timed_out(claim->config->load_timeout, text) : reason);
 }
 
+void claim_load_refused(struct claim *claim, const char *reason)
+{
+        assert(claim->state == CLAIM_LOADING);
+        queue_leave(claim);
+        claim_fail_load(claim, LEASE_POOL_EMPTY, false, -1, reason);
+}
+
+void claim_wait(struct claim *claim, uint64_t span_usec, enum lease_failure failure, const char *reason)
+{
+        assert(claim->state == CLAIM_LOADING && !claim->queue && claim->type->drop);
+        claim->wait_failure = failure;
+        claim->wait_reason = reason;
+        claim_enter(claim, CLAIM_WAITING, span_usec);
+        (void)claim_save(claim); /* the intent is taken back */
+}
+
+void claim_proceed(struct claim *claim)
+{
+        assert(claim->state == CLAIM_WAITING);
+        claim_start_load(claim);
+}
+
+void claim_lost(struct claim *claim, enum lease_loss loss, int exit_status, const char *reason)
+{
+        struct lease *lease = claim->lease;
+
+        if (lease->is_releasing || lease->failed)
+                return;
+        lease->failed = claim;
+        lease->loss_status = exit_status;
+        lease->loss_reason = strdup(reason);
+        lease->callbacks->lost(lease, loss, lease->userdata);
+}
+
 void claim_released(struct claim *claim)
 {
         struct lease *lease = claim->lease;
@@ -425,6 +463,7 @@ static void lease_destroy(struct lease *lease)
         config_unref(lease->born);
         free(lease->subject.listener);
         free(lease->subject.identity);
+        free(lease->loss_reason);
         free(lease);
 }
 
@@ -458,12 +497,16 @@ static void lease_settle(struct lease *lease)
 
 static void lease_step_release(struct lease *lease)
 {
+        bool is_quarantined = false;
+
         for (size_t i = lease->n_claims; i-- > 0;) {
                 struct claim *claim = &lease->claims[i];
 
                 switch (claim->state) {
                 case CLAIM_EMPTY:
+                        break;
                 case CLAIM_QUARANTINED:
+                        is_quarantined = true;
                         break;
                 case CLAIM_LOAD_QUEUED: /* it waits for its turn: dropped */
                         list_unlink(&claim->queue_link);
@@ -472,7 +515,13 @@ static void lease_step_release(struct lease *lease)
                 case CLAIM_INTENDED: /* for the disk */
                         claim_drop_intent(claim);
                         break;
+                case CLAIM_WAITING: /* likewise */
+                        claim->type->drop(claim);
+                        claim_enter(claim, CLAIM_EMPTY, USEC_INFINITY);
+                        break;
                 case CLAIM_LOADED:
+                        if (is_quarantined && claim->type->is_exclusive)
+                                break;
                         claim_begin_release(claim);
                         return;
                 default: /* a load that runs to its end, or a release under way: its completion comes here */
@@ -527,6 +576,7 @@ int lease_new_empty(struct lease **ret_lease, struct leases *leases, size_t n_cl
         lease->subject.listener = strdup(subject->listener);
         lease->subject.identity = strdup(subject->identity ? subject->identity : "");
         lease->born_usec = clock_usec(CLOCK_BOOTTIME);
+        lease->loss_status = -1;
         lease->n_claims = n_claims;
         for (size_t i = 0; i < n_claims; i++) {
                 lease->claims[i].lease = lease;
@@ -585,6 +635,14 @@ void lease_set_callbacks(struct lease *lease, const struct lease_callbacks *call
 bool lease_is_recorded(const struct lease *lease)
 {
         return lease->n_recorded > 0;
+}
+
+bool lease_outlives_us(const struct lease *lease)
+{
+        for (size_t i = 0; i < lease->n_claims; i++)
+                if (lease->claims[i].type->ends_with_us)
+                        return false;
+        return true;
 }
 
 bool lease_is_loaded(const struct lease *lease)
@@ -664,11 +722,40 @@ void leases_init(struct leases *leases, struct loop *loop, struct journal *journ
 void leases_deinit(struct leases *leases)
 {
         assert(list_is_empty(&leases->all));
+        for (enum resource_kind kind = 0; kind < N_RESOURCE_KINDS; kind++) {
+                const struct resource_type *type = resource_type_of(kind);
+
+                if (type && type->deinit)
+                        type->deinit(leases);
+        }
         for (struct list *node; (node = list_take_first(&leases->queues));) {
                 struct queue *queue = container_of(node, struct queue, link);
 
                 free(queue->name);
                 free(queue);
+        }
+}
+
+static int configure_types(struct leases *leases, const struct config *config)
+{
+        int r = 0;
+
+        for (enum resource_kind kind = 0; r == 0 && kind < N_RESOURCE_KINDS; kind++) {
+                const struct resource_type *type = resource_type_of(kind);
+
+                if (type && type->configure)
+                        r = type->configure(leases, config);
+        }
+        return r;
+}
+
+void leases_summarize(const struct leases *leases)
+{
+        for (enum resource_kind kind = 0; kind < N_RESOURCE_KINDS; kind++) {
+                const struct resource_type *type = resource_type_of(kind);
+
+                if (type && type->summarize)
+                        type->summarize(leases);
         }
 }
 
@@ -687,7 +774,7 @@ int leases_configure(struct leases *leases, const struct config *config)
                 queue_configure(queue, resource);
                 queue_run(queue);
         }
-        return 0;
+        return configure_types(leases, config);
 }
 
 struct waiting leases_waiting(const struct leases *leases, uint64_t now_usec)

@@ -30,13 +30,14 @@ struct leases {
         struct list queues;    /* one struct queue a resource name */
         struct list all;       /* every struct lease */
         size_t n_leases;
-        size_t n_quarantined; /* claims */
+        size_t n_quarantined;           /* claims */
+        void *shared[N_RESOURCE_KINDS]; /* each type's own: resource.h */
 };
 
 void leases_init(struct leases *leases, struct loop *loop, struct journal *journal, struct ledger *ledger);
 void leases_deinit(struct leases *leases); /* asserts that no lease is left */
 
-/* A configuration takes effect: `max_concurrent` of its resources. 0 or -ENOMEM. */
+/* A configuration takes effect: `max_concurrent` of its resources, and what types share. 0 or -ENOMEM. */
 int leases_configure(struct leases *leases, const struct config *config);
 
 /* Gives up every lease that is left, quarantined ones included; returns how many stay in the ledger. */
@@ -44,6 +45,9 @@ size_t leases_abandon(struct leases *leases);
 
 /* Tries every quarantined claim again. */
 void leases_retry(struct leases *leases);
+
+/* What types share, to the log. */
+void leases_summarize(const struct leases *leases);
 
 /* What waits for its turn to be released: how many, and how long the first one does. */
 struct waiting {
@@ -58,6 +62,14 @@ struct waiting leases_waiting(const struct leases *leases, uint64_t now_usec);
  * restart mends. A command that SIGKILL does not end (it waits for a device, in the kernel) is none.
  */
 bool leases_make_progress(const struct leases *leases, uint64_t now_usec, uint64_t grace_usec);
+
+enum lease_failure { LEASE_LOAD_FAILED, LEASE_LOAD_TIMEOUT, LEASE_POOL_EMPTY };
+
+/* What ended by itself although its connection depends on it. */
+enum lease_loss {
+        LEASE_RESOURCE_LOST,
+        LEASE_PROCESS_EXITED, /* the program that the connection was given to */
+};
 
 /* What the resources see of their connection. The strings belong to the lease. */
 struct lease_subject {
@@ -74,6 +86,7 @@ enum claim_state {
         CLAIM_EMPTY, /* holds nothing: not begun, failed cleanly, or released */
         CLAIM_LOAD_QUEUED,
         CLAIM_INTENDED, /* persistent: has its turn, and waits until the intent is on disk */
+        CLAIM_WAITING,  /* its type waits for something before it begins: dropped when the connection ends */
         CLAIM_LOADING,
         CLAIM_LOAD_STOPPING, /* load_timeout is over, the load is being ended */
         CLAIM_LOADED,        /* persistent: perhaps not on disk yet, then the next one waits */
@@ -111,20 +124,22 @@ struct claim {
         unsigned n_attempts; /* of this round of releases that failed */
         unsigned release_attempts;
         uint64_t release_timeout_usec;
-        uint64_t state_usec; /* when the state was entered */
+        uint64_t state_usec;             /* when the state was entered */
+        enum lease_failure wait_failure; /* while waiting: what it fails as, and why */
+        const char *wait_reason;         /* a constant string */
         struct list queue_link;
         struct timer timer; /* the state's deadline */
         struct sync sync;   /* of its record */
         void (*secured)(struct claim *claim, int error);
 };
 
-enum lease_failure { LEASE_LOAD_FAILED, LEASE_LOAD_TIMEOUT };
-
 /* One receiver a lease; called from the loop or from inside lease_load() and lease_release(). */
 struct lease_callbacks {
         void (*loaded)(struct lease *lease, void *userdata);
         /* The first load that failed; the receiver calls lease_release() when it has ended the connection. */
         void (*failed)(struct lease *lease, enum lease_failure failure, void *userdata);
+        /* Likewise, of what was loaded; lease->failed is that claim. Never once lease_release() was called. */
+        void (*lost)(struct lease *lease, enum lease_loss loss, void *userdata);
         /* Everything is released or quarantined: the lease asks for nothing more; lease_free() it. */
         void (*settled)(struct lease *lease, void *userdata);
 };
@@ -139,12 +154,14 @@ struct lease {
                 *callbacks; /* NULL: nobody waits any more, only quarantined claims are left */
         void *userdata;
         struct list link;           /* in leases->all */
-        const struct claim *failed; /* whose load failed first, or NULL */
-        uint64_t born_usec;         /* CLOCK_BOOTTIME: survives our restart; USEC_INFINITY: in another boot */
-        size_t n_recorded;          /* claims of types that the ledger keeps */
-        bool is_persistent;         /* a claim is: the record outlives a reboot */
-        bool has_record;            /* in the ledger, to append to */
-        bool is_rebooted;           /* the record is of an earlier boot */
+        const struct claim *failed; /* whose load failed first, or that was lost; or NULL */
+        char *loss_reason;  /* of a claim that was lost: "exit status 3"; NULL: none, or out of memory */
+        int loss_status;    /* likewise, as in struct event_resource; -1: there is none */
+        uint64_t born_usec; /* CLOCK_BOOTTIME: survives our restart; USEC_INFINITY: in another boot */
+        size_t n_recorded;  /* claims of types that the ledger keeps */
+        bool is_persistent; /* a claim is: the record outlives a reboot */
+        bool has_record;    /* in the ledger, to append to */
+        bool is_rebooted;   /* the record is of an earlier boot */
         bool is_releasing;
         bool is_recovered; /* a crash ended its connection: the commands hear of it */
         bool is_settled;
@@ -177,6 +194,9 @@ void lease_set_callbacks(struct lease *lease, const struct lease_callbacks *call
 
 /* Whether a claim of it stands in the ledger: only then is there anything to restore. */
 bool lease_is_recorded(const struct lease *lease);
+
+/* Whether all that it holds can go on in the next process, with its connection. */
+bool lease_outlives_us(const struct lease *lease);
 
 /*
  * For a lease that the ledger restored and whose connection lived on: whether the last run had loaded all of it
@@ -220,6 +240,23 @@ void claim_loaded(struct claim *claim, const char *value);
  * vanished) it may have, and is released. `exit_status` as in struct event_resource, -1: there is none.
  */
 void claim_load_failed(struct claim *claim, bool is_said, int exit_status, const char *reason);
+
+/* The load is refused for want of an item: it left nothing, whatever `on_load_failure` says. */
+void claim_load_refused(struct claim *claim, const char *reason);
+
+/*
+ * From inside load(), of a type that is not queued: nothing is begun yet, the claim waits for something that its type
+ * knows. After `span_usec` the load fails as `failure`; when the connection ends first it is dropped. Both call drop().
+ */
+void claim_wait(struct claim *claim, uint64_t span_usec, enum lease_failure failure, const char *reason);
+/* What it waited for has come: load() is called again, from in here or, where a record has to reach the disk, later. */
+void claim_proceed(struct claim *claim);
+
+/*
+ * What was loaded ended by itself, and the connection depends on it: it ends, and the claim is released with all
+ * others. Ignored once the lease is releasing. `exit_status` as above.
+ */
+void claim_lost(struct claim *claim, enum lease_loss loss, int exit_status, const char *reason);
 void claim_released(struct claim *claim);
 void claim_release_failed(struct claim *claim, int exit_status, const char *reason);
 

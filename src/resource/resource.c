@@ -3,7 +3,7 @@
  */
 #include "resource/resource.h"
 
-static const struct resource_type *const types[] = {
+static const struct resource_type *const types[N_RESOURCE_KINDS] = {
         [RESOURCE_NONE] = &resource_type_none,
         [RESOURCE_DIRECTORY] = &resource_type_directory,
         [RESOURCE_EXEC] = &resource_type_exec,
@@ -18,7 +18,7 @@ const struct resource_type *resource_type_of(enum resource_kind kind)
 const struct resource_type *resource_type_find(const char *name)
 {
         for (size_t i = 0; i < ARRAY_SIZE(types); i++)
-                if (streq(types[i]->name, name))
+                if (types[i] && streq(types[i]->name, name))
                         return types[i];
         return NULL;
 }

@@ -11,7 +11,14 @@
  *                What is already gone counts as released. May be called again after a failure
  *      stop      load or release under way is to end at once (time is up): it still ends with one of the above
  *      save      writes `data` as fields for the ledger; restore reads them back in a later run
+ *      drop      of a claim that said claim_wait(): it does not wait any more; nothing was begun, nothing is told
  *      forget    frees `data`; nothing is under way then, or it is killed without waiting
+ *
+ * What the claims of a type share (the items of a pool, a bus) hangs in leases->shared[kind], which is the type's own:
+ *
+ *      configure a configuration takes effect, before anything is loaded that was born with it
+ *      summarize writes what there is to know to the log, for SIGUSR1
+ *      deinit    frees it; every claim is forgotten then
  */
 #pragma once
 
@@ -23,26 +30,34 @@
 
 struct claim;
 struct lease;
+struct leases;
 
 /* prepare and restore return 0, a negative errno, or this with a sentence for the log in *ret_reason. */
 enum { RESOURCE_E_INVALID = 1 };
 
 struct resource_type {
         const char *name;
-        bool is_queued;   /* loads and releases are commands: max_concurrent bounds those under way */
-        bool is_recorded; /* a crash can leave something behind: the ledger keeps it */
+        bool is_queued;    /* loads and releases are commands: max_concurrent bounds those under way */
+        bool is_recorded;  /* a crash can leave something behind: the ledger keeps it */
+        bool is_exclusive; /* is not released while a claim behind it is quarantined, and may still use it */
+        bool ends_with_us; /* does not outlive the daemon: its connection is not handed to the next process */
         int (*prepare)(struct claim *claim, char **ret_reason);
         void (*load)(struct claim *claim);
         void (*release)(struct claim *claim);
         void (*stop)(struct claim *claim);
         int (*save)(const struct claim *claim, char ***fields); /* appends "name=value"; 0 or -ENOMEM */
         int (*restore)(struct claim *claim, char *const *fields, char **ret_reason);
+        void (*drop)(struct claim *claim); /* NULL: never waits */
         void (*forget)(struct claim *claim);
+        int (*configure)(struct leases *leases,
+                         const struct config *config); /* 0; or -ENOMEM, nothing changed */
+        void (*summarize)(const struct leases *leases);
+        void (*deinit)(struct leases *leases);
 };
 
 extern const struct resource_type resource_type_none;
 extern const struct resource_type resource_type_directory;
 extern const struct resource_type resource_type_exec;
 
-const struct resource_type *resource_type_of(enum resource_kind kind);
-const struct resource_type *resource_type_find(const char *name); /* NULL: no such type */
+const struct resource_type *resource_type_of(enum resource_kind kind); /* NULL: not in this version */
+const struct resource_type *resource_type_find(const char *name);      /* NULL: no such type */

@@ -38,6 +38,7 @@ static const char *state_text(enum claim_state state)
         switch (state) {
         case CLAIM_EMPTY:
         case CLAIM_LOAD_QUEUED:
+        case CLAIM_WAITING:
                 return "empty";
         case CLAIM_INTENDED:
         case CLAIM_LOADING:

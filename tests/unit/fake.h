@@ -242,7 +242,7 @@ static void fake_forget(struct claim *claim)
         .save = fake_save, .restore = fake_restore, .forget = fake_forget
 
 /* Kinds stand for: RESOURCE_NONE: neither queued nor recorded; RESOURCE_DIRECTORY: recorded; RESOURCE_EXEC: both. */
-static const struct resource_type fake_types[] = {
+static const struct resource_type fake_types[N_RESOURCE_KINDS] = {
         [RESOURCE_NONE] = { .name = "fake-none", FAKE_HOOKS },
         [RESOURCE_DIRECTORY] = { .name = "fake-directory", .is_recorded = true, FAKE_HOOKS },
         [RESOURCE_EXEC] = { .name = "fake-exec", .is_recorded = true, .is_queued = true, FAKE_HOOKS },
@@ -250,13 +250,13 @@ static const struct resource_type fake_types[] = {
 
 const struct resource_type *resource_type_of(enum resource_kind kind)
 {
-        return &fake_types[kind];
+        return fake_types[kind].name ? &fake_types[kind] : NULL;
 }
 
 const struct resource_type *resource_type_find(const char *name)
 {
         for (size_t i = 0; i < ARRAY_SIZE(fake_types); i++)
-                if (streq(fake_types[i].name, name))
+                if (fake_types[i].name && streq(fake_types[i].name, name))
                         return &fake_types[i];
         return NULL;
 }
