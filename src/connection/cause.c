@@ -95,6 +95,11 @@ static const struct {
                                 "a resource could not be loaded" },
         [CAUSE_LOAD_TIMEOUT] = { "load-timeout", LOCAL, false, OPERATION_HANDSHAKE,
                                  "a resource took too long to load" },
+        [CAUSE_POOL_EMPTY] = { "pool-empty", LOCAL, false, OPERATION_HANDSHAKE,
+                               "no item was free in a pool" },
+        [CAUSE_PROCESS_EXITED] = { "process-exited", LOCAL, false, OPERATION_NONE, "its program ended" },
+        [CAUSE_RESOURCE_LOST] = { "resource-lost", LOCAL, false, OPERATION_NONE,
+                                  "a resource that it depends on ended" },
         [CAUSE_HANDLER] = { "handler", LOCAL, true, OPERATION_CLOSE, "closed by the handler" },
         [CAUSE_SHUTDOWN] = { "shutdown", LOCAL, true, OPERATION_CLOSE, "the daemon stops" },
         [CAUSE_EXHAUSTED] = { "exhausted", LOCAL, false, OPERATION_ACCEPT,
@@ -126,7 +131,7 @@ const char *cause_sentence(enum cause cause)
 bool cause_is_refusal(enum cause cause)
 {
         return cause == CAUSE_DENIED || cause == CAUSE_LIMIT || cause == CAUSE_LOAD_FAILED ||
-               cause == CAUSE_LOAD_TIMEOUT;
+               cause == CAUSE_LOAD_TIMEOUT || cause == CAUSE_POOL_EMPTY;
 }
 
 bool cause_is_ordinary(enum cause cause)

@@ -198,6 +198,13 @@ static const char *connection_sentence(const struct connection *c, const struct 
         return cause_sentence(ending->cause);
 }
 
+static bool is_ordinary(const struct connection *c, const struct ending *ending)
+{
+        if (ending->cause == CAUSE_PROCESS_EXITED)
+                return c->lease->loss_status == 0;
+        return cause_is_ordinary(ending->cause);
+}
+
 static struct event_ending connection_obituary(const struct connection *c, const struct ending *ending)
 {
         bool is_shaken = c->state >= CONNECTION_LOADING, is_ready = c->state >= CONNECTION_READY;
@@ -210,9 +217,9 @@ static struct event_ending connection_obituary(const struct connection *c, const
                 .state = connection_state_name(c->state),
                 .sentence = connection_sentence(c, ending),
                 .error = ending->error,
-                .priority = is_probe(c, ending)                             ? LOG_DEBUG
-                            : is_shaken && cause_is_ordinary(ending->cause) ? LOG_INFO
-                                                                            : LOG_NOTICE,
+                .priority = is_probe(c, ending)                   ? LOG_DEBUG
+                            : is_shaken && is_ordinary(c, ending) ? LOG_INFO
+                                                                  : LOG_NOTICE,
                 .duration_usec = now(c) - c->accepted_usec,
                 .handshake_usec = shaken_usec - c->accepted_usec,
                 .load_usec = is_shaken ? ready_usec - shaken_usec : 0,
@@ -369,6 +376,9 @@ void connection_end(struct connection *c, struct ending ending)
                 return;
         }
         obituary.resource = lease_failed_resource(lease);
+        obituary.reason = lease->loss_reason;
+        obituary.has_status = lease->loss_status >= 0;
+        obituary.exit_status = lease->loss_status;
         lease_release(lease, &obituary);
 }
 
@@ -479,9 +489,20 @@ static void lease_is_ready(struct lease *lease _unused_, void *userdata)
 
 static void lease_is_failed(struct lease *lease _unused_, enum lease_failure failure, void *userdata)
 {
+        static const enum cause causes[] = {
+                [LEASE_LOAD_FAILED] = CAUSE_LOAD_FAILED,
+                [LEASE_LOAD_TIMEOUT] = CAUSE_LOAD_TIMEOUT,
+                [LEASE_POOL_EMPTY] = CAUSE_POOL_EMPTY,
+        };
+
+        connection_end(userdata, cause_local(causes[failure], 0));
+}
+
+static void lease_is_lost(struct lease *lease _unused_, enum lease_loss loss, void *userdata)
+{
         connection_end(
                 userdata,
-                cause_local(failure == LEASE_LOAD_TIMEOUT ? CAUSE_LOAD_TIMEOUT : CAUSE_LOAD_FAILED, 0));
+                cause_local(loss == LEASE_PROCESS_EXITED ? CAUSE_PROCESS_EXITED : CAUSE_RESOURCE_LOST, 0));
 }
 
 static void lease_is_settled(struct lease *lease, void *userdata)
@@ -495,6 +516,7 @@ static void lease_is_settled(struct lease *lease, void *userdata)
 static const struct lease_callbacks lease_callbacks = {
         .loaded = lease_is_ready,
         .failed = lease_is_failed,
+        .lost = lease_is_lost,
         .settled = lease_is_settled,
 };
 
@@ -634,6 +656,11 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
 
 /* ---- a life that goes on in another process ---- */
 
+bool connection_outlives_us(const struct connection *c)
+{
+        return c->config->handler != HANDLER_PLUGIN && (!c->lease || lease_outlives_us(c->lease));
+}
+
 void connection_pass_on(struct connection *c)
 {
         struct connection_edge edge = machine_step(c->state, EVENT_PASSED_ON);
@@ -684,6 +711,13 @@ void connections_end_all(struct connections *connections)
 void connections_end_early(struct connections *connections)
 {
         end_before(connections, CONNECTION_READY);
+        for (enum connection_state state = CONNECTION_READY; state <= CONNECTION_HALF_CLOSED; state++)
+                list_for_each (node, &connections->states[state]) {
+                        struct connection *c = container_of(node, struct connection, link);
+
+                        if (!connection_outlives_us(c))
+                                connection_end(c, cause_local(CAUSE_SHUTDOWN, 0));
+                }
 }
 
 void connections_abandon_all(struct connections *connections)

@@ -101,13 +101,16 @@ void connection_free(struct connections *connections, struct connection *connect
 
 /* The daemon stops: everything that lives is ended with cause shutdown. */
 void connections_end_all(struct connections *connections);
-/* The same for what is not ready yet. */
+/* The same for what is not ready yet, or does not outlive us. */
 void connections_end_early(struct connections *connections);
 
 /* The daemon will not wait any longer: those that still release are dropped, their leases abandoned. */
 void connections_abandon_all(struct connections *connections);
 
 /* ---- a life that goes on in another process: snapshot.h ---- */
+
+/* Whether one that is ready can go on there: not where a plugin, or what its lease holds, lives in this process. */
+bool connection_outlives_us(const struct connection *connection);
 
 /* For one that is ready, half closed included: out of memory, unended. Its socket must be open elsewhere. */
 void connection_pass_on(struct connection *connection);

@@ -91,6 +91,8 @@ static int write_all(struct preserve *preserve, bool is_last, struct store **ret
 
                         if (r < 0)
                                 break;
+                        if (!connection_outlives_us(c))
+                                continue;
                         snapshot_write(c, is_last, store_record(store));
                         r = store_add(store, c->fd);
                 }
@@ -149,7 +151,7 @@ void preserve_append(struct preserve *preserve, const struct connection *c)
 {
         int r;
 
-        if (!preserve->log || preserve->is_broken)
+        if (!preserve->log || preserve->is_broken || !connection_outlives_us(c))
                 return;
         snapshot_write(c, false, store_record(preserve->log));
         r = store_add(preserve->log, c->fd);

@@ -115,6 +115,8 @@ static void add_ending(struct record *record, const struct event_ending *ending)
         record_add_errno(record, ending->error);
         record_add_text(record, "TETHERD_STATE", ending->state);
         record_add_text(record, "TETHERD_RESOURCE", ending->resource);
+        if (ending->has_status)
+                record_add_u64(record, "TETHERD_EXIT_STATUS", (uint64_t)ending->exit_status);
         add_span(record, "TETHERD_DURATION_USEC", ending->duration_usec);
         add_span(record, "TETHERD_HANDSHAKE_USEC", ending->handshake_usec);
         add_span(record, "TETHERD_LOAD_USEC", ending->load_usec);
@@ -160,7 +162,8 @@ static const char *outcome(const struct event_ending *ending, char buffer[static
         char span[SPAN_TEXT_MAX];
         bool has_duration = ending->duration_usec != USEC_INFINITY;
 
-        (void)snprintf(buffer, OUTCOME_MAX, "%s%s%s", ending->sentence, has_duration ? ", after " : "",
+        (void)snprintf(buffer, OUTCOME_MAX, "%s%s%s%s%s", ending->sentence, ending->reason ? ": " : "",
+                       ending->reason ? ending->reason : "", has_duration ? ", after " : "",
                        has_duration ? span_format_rounded(ending->duration_usec, span) : "");
         return buffer;
 }

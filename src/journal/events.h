@@ -29,9 +29,12 @@ struct event_ending {
         const char *operation; /* "receive" */
         const char *state;     /* "ready" */
         const char *sentence;  /* for MESSAGE: "reset by peer" */
-        const char *resource;  /* which one failed, with load-failed, load-timeout, pool-empty; else NULL */
-        int error;             /* ERRNO; 0 = none */
-        int priority;          /* of `closed`: info or notice; of `rejected`: notice or debug */
+        const char *resource;  /* which one failed or was lost; else NULL */
+        const char *reason;    /* for MESSAGE, behind the sentence: "exit status 3"; NULL: none */
+        bool has_status;       /* of a resource that was lost: as in struct event_resource */
+        int exit_status;
+        int error;    /* ERRNO; 0 = none */
+        int priority; /* of `closed`: info or notice; of `rejected`: notice or debug */
         uint64_t duration_usec;
         uint64_t handshake_usec;
         uint64_t load_usec;
