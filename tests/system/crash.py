@@ -180,11 +180,22 @@ def at_every_call_of_the_recovery():
 # ---- nothing of a stranger is touched ----
 
 
+def record_paths(daemon):
+    return [path for root in (daemon.runtime, daemon.state) for path in (root / "leases").glob("[0-9a-f]*")]
+
+
 def only_record(daemon):
     """The ledger record of the one lease there is: its path, and its text."""
-    paths = [path for root in (daemon.runtime, daemon.state) for path in (root / "leases").glob("[0-9a-f]*")]
+    paths = record_paths(daemon)
     expect(len(paths) == 1, f"there should be one ledger record: {paths}")
     return paths[0], paths[0].read_text()
+
+
+def wait_recorded_pid(daemon):
+    """Waits until the one lease's record is there and names the process of its command; returns its pid."""
+    def probe():
+        return [pid for path in record_paths(daemon) for pid in re.findall(r"^pid=(.*)$", path.read_text(), re.M)]
+    return int(eventually(probe, "the command is on record")[-1])
 
 
 def last_field(text, name):
@@ -226,12 +237,12 @@ def a_reused_pid_is_not_touched():
     with Daemon(LOADING, scripts=SCRIPTS) as daemon:
         idle_files = daemon.idle_files
         client = daemon.connect()
-        pid = eventually(lambda: re.findall(r"^pid=(.*)$", only_record(daemon)[1], re.M), "the load runs")[-1]
+        pid = wait_recorded_pid(daemon)
         daemon.orphans.add(client.id)
         daemon.crash()
-        os.kill(int(pid), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         eventually(lambda: not Path(f"/proc/{pid}").exists(), "the number is free")
-        with reaped(eventually(lambda: start_with_pid(int(pid)), f"another process has the number {pid}")) as stranger:
+        with reaped(eventually(lambda: start_with_pid(pid), f"another process has the number {pid}")) as stranger:
             restart(daemon, idle_files)
             expect(stranger.poll() is None, "a process that has the number of our command was ended")
 
@@ -344,7 +355,7 @@ def no_process_is_ended_after_a_reboot():
     with Daemon(LOADING.replace("persistent = no", "persistent = yes"), scripts=SCRIPTS) as daemon:
         idle_files = daemon.idle_files
         client = daemon.connect()
-        pid = int(eventually(lambda: re.findall(r"^pid=(.*)$", only_record(daemon)[1], re.M), "the load runs")[-1])
+        pid = wait_recorded_pid(daemon)
         daemon.orphans.add(client.id)
         daemon.crash()
         try:
