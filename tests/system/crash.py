@@ -7,7 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from harness import SLOW, Daemon, Failure, eventually, expect, expect_equal, main, need_program, need_root, scene
+from harness import SLOW, Daemon, Failure, eventually, expect, expect_equal, main, need_program, scene
 
 # What changes something outside the daemon, or stands between two such things. The kernel kills the daemon as it
 # enters the call, which is then not made.
@@ -52,17 +52,9 @@ persistent = {others}
 KINDS = {"none persistent": ("no", "no"), "some persistent": ("yes", "no")}
 
 
-@contextlib.contextmanager
 def killed_at(daemon, call, n):
     """In this block the daemon dies when it makes this system call for the n-th time."""
-    strace = subprocess.Popen(["strace", "-qq", "-p", str(daemon.pid), "-o", "/dev/null", "-e", f"trace={call}", "-e",
-                               f"inject={call}:signal=KILL:when={n}"], stderr=subprocess.DEVNULL)
-    try:
-        eventually(lambda: daemon.status_field("TracerPid") != "0", "strace has attached")
-        yield
-    finally:
-        strace.terminate()
-        strace.wait()
+    return daemon.traced("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={n}")
 
 
 def is_dead(daemon):
@@ -220,20 +212,8 @@ def reaped(process):
 LOADING = config().replace("load = <fill> %i %{workdir}", "load = /bin/sleep 1000")
 
 
-def start_with_pid(wanted):
-    """A process of ours that has this number, in a group of its own; None where another was quicker."""
-    Path("/proc/sys/kernel/ns_last_pid").write_text(str(wanted - 1))
-    process = subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True)
-    if process.pid == wanted:
-        return process
-    process.kill()
-    process.wait()
-    return None
-
-
 @scene()
 def a_reused_pid_is_not_touched():
-    need_root()
     with Daemon(LOADING, scripts=SCRIPTS) as daemon:
         idle_files = daemon.idle_files
         client = daemon.connect()
@@ -241,8 +221,10 @@ def a_reused_pid_is_not_touched():
         daemon.orphans.add(client.id)
         daemon.crash()
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda: not Path(f"/proc/{pid}").exists(), "the number is free")
-        with reaped(eventually(lambda: start_with_pid(pid), f"another process has the number {pid}")) as stranger:
+        # The kernel gives a number again when it likes: the record is given the number that a stranger has.
+        with reaped(subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True)) as stranger:
+            path, text = only_record(daemon)
+            path.write_text(re.sub(f"^pid={pid}$", f"pid={stranger.pid}", text, flags=re.M))
             restart(daemon, idle_files)
             expect(stranger.poll() is None, "a process that has the number of our command was ended")
 
@@ -278,11 +260,8 @@ def a_command_that_was_not_on_record_does_not_run():
     text = config().replace("listen = <tcp4>", "listen = <tcp4>\nreuse_port = yes")  # the child has the socket, too
     with Daemon(text, scripts=SCRIPTS) as daemon:
         idle_files = daemon.idle_files
-        strace = subprocess.Popen(["strace", "-f", "-qq", "-p", str(daemon.pid), "-o", "/dev/null", "-P",
-                                   "/proc/sys/kernel/random/boot_id", "-e", "trace=openat", "-e",
-                                   "inject=openat:delay_enter=3000000"], stderr=subprocess.DEVNULL)
-        try:
-            eventually(lambda: daemon.status_field("TracerPid") != "0", "strace has attached")
+        with daemon.traced("-f", "-P", "/proc/sys/kernel/random/boot_id", "-e", "trace=openat", "-e",
+                           "inject=openat:delay_enter=3000000"):
             daemon.connect()
             child = eventually(daemon.children, "the command has a process")[0]
             daemon.crash()
@@ -290,9 +269,6 @@ def a_command_that_was_not_on_record_does_not_run():
             status = Path(f"/proc/{child}/status")
             expect(status.exists(), "the child was not held up for long enough to show anything")
             eventually(lambda: not status.exists(), "the child ends")
-        finally:
-            strace.terminate()
-            strace.wait()
         expect_equal(daemon.effects(), [("release", "one", connection)], "effects")
         expect_equal(sorted(daemon.files() - idle_files), [], "files that are left")
         daemon.orphans.add(connection)

@@ -1,6 +1,6 @@
 """handshake: the hello line in any slices, what it may hold, silence, probes, and the greeting."""
 
-from harness import MARK, Daemon, eventually, expect, expect_equal, main, scene
+from harness import MARK, Daemon, expect, expect_equal, main, scene
 
 ALL = ("tcp4", "tcp6", "unix")
 
@@ -166,13 +166,11 @@ def reset_in_the_handshake():
 def many_rejections_are_counted():
     # At most ten a second are told one by one; every one is told in the end.
     with Daemon(hello_listener()) as daemon:
-        for _ in range(50):
-            client = daemon.connect().send(b"-\n")
+        with daemon.frozen():  # all within a second, by the daemon's clock
+            clients = [daemon.connect().send(b"-\n") for _ in range(50)]
+        for client in clients:
             client.receive_rest()
-            client.close()
-        def count():
-            return [record for record in daemon.poll_records() if "TETHERD_REJECTED" in record]
-        eventually(count, "a count of the rest")
+        daemon.wait_rejected(50, TETHERD_CAUSE="protocol-error")
         single = daemon.find("rejected", TETHERD_CAUSE="protocol-error")
         expect(10 <= len(single) <= 30, f"{len(single)} of 50 rejections were told one by one")
 

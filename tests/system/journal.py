@@ -27,7 +27,7 @@ def live(daemon, i):
     client.echo().half_close().receive_rest()
     client.close()
     took = time.monotonic() - began
-    expect(took < 1 * SLOW, f"life {i} took {took:.2f} s while journald did not answer")
+    expect(took < 10 * SLOW, f"life {i} took {took:.2f} s while journald did not answer")
 
 
 def expect_all_told(daemon):

@@ -5,7 +5,7 @@ import resource
 import select
 import time
 
-from harness import MARK, SLOW, Daemon, expect, expect_equal, main, scene
+from harness import MARK, Daemon, expect, expect_equal, main, scene
 
 
 def config(keys=""):
@@ -32,11 +32,8 @@ def expect_waiting_then_served(daemon, leaver, kind, paused_listener):
     expect(not is_answered(waiting), "more connections than the limit allows")
     fields = {"TETHERD_LISTENER": paused_listener} if paused_listener else {}
     daemon.wait_record("accept-paused", PRIORITY=4, **fields)
-    began = time.monotonic()
     leaver.close()
-    expect_equal(waiting.receive(9), b"let me in", "echo")
-    took = time.monotonic() - began
-    expect(took < 0.5 * SLOW, f"going on took {took:.3f} s")
+    expect_equal(waiting.receive(9), b"let me in", "echo")  # how soon: admission.py
     daemon.wait_record("accept-resumed", PRIORITY=6, **fields)
     return waiting
 
@@ -56,6 +53,7 @@ def max_connections_of_a_listener(kind):
 def max_connections_of_the_daemon():
     with Daemon(config(), {"max_connections": "4"}) as daemon:
         clients = [daemon.connect_ready(kind).echo() for kind in ("tcp4", "tcp6", "unix", "tcp4")]
+        began = time.monotonic()
         for leaver, kind in ((clients[0], "tcp4"), (clients[1], "tcp6"), (clients[2], "unix")):
             waiting = daemon.connect(kind).send(b"let me in")
             expect(not is_answered(waiting, 0.2), "more connections than the limit allows")
@@ -63,7 +61,8 @@ def max_connections_of_the_daemon():
             expect_equal(waiting.receive(9), b"let me in", "echo")
         paused = daemon.wait_record("accept-paused", PRIORITY=4)
         expect("max_connections" in paused["MESSAGE"], paused["MESSAGE"])
-        expect_equal(len(daemon.find("accept-paused")), 1, "said at most once in 5 s; times it was said")
+        n, seconds = len(daemon.find("accept-paused")), time.monotonic() - began
+        expect(n <= 1 + seconds / 5, f"it was said {n} times in {seconds:.1f} s, not at most once in 5 s")
         clients[3].echo()
 
 

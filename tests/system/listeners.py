@@ -6,7 +6,7 @@ import socket
 import stat
 import subprocess
 
-from harness import MARK, Daemon, eventually, expect, expect_equal, main, need_program, need_root, scene
+from harness import MARK, Daemon, expect, expect_equal, main, need_program, need_root, scene
 
 
 def listener(listen, keys="", handler="echo"):
@@ -125,15 +125,9 @@ def socket_mode_and_owner():
 
 @scene()
 def accepting_sets_no_option():
-    need_program("strace")
     with Daemon(listener("<tcp4>, <tcp6>", "detect_within = 60s\nreceive_buffer = 64K\nsend_buffer = 64K")) as daemon:
-        trace = daemon.directory / "trace"
-        strace = subprocess.Popen(["strace", "-qq", "-f", "-p", str(daemon.pid), "-o", trace, "-e",
-                                   "trace=setsockopt,accept4,accept"], stderr=subprocess.DEVNULL)
-        eventually(lambda: daemon.status_field("TracerPid") != "0", "strace has attached")
-        clients = [daemon.connect(kind).echo() for kind in ("tcp4", "tcp6") for _ in range(5)]
-        strace.terminate()
-        strace.wait()
+        with daemon.traced("-f", "-e", "trace=setsockopt,accept4,accept") as trace:
+            clients = [daemon.connect(kind).echo() for kind in ("tcp4", "tcp6") for _ in range(5)]
         calls = trace.read_text()
         expect_equal(len(re.findall(r"accept4?\(.*= \d+$", calls, re.M)), 10, "accepted connections")
         expect("setsockopt" not in calls, "accepting cost setsockopt:\n" + calls)

@@ -1,5 +1,6 @@
 """proxy: PROXY headers of both versions end to end: who is believed, what is told, and what follows a header."""
 
+import contextlib
 import select
 
 from harness import GATE, MARK, SLOW, Daemon, expect, expect_equal, hold, let_go, main, open_gate, scene, wait_at_gate
@@ -282,7 +283,7 @@ def a_header_that_never_comes_counts_for_nobody():
 def expect_timed_out(daemon, client):
     record = daemon.wait_ended(client, "handshake-timeout", event="rejected", state="handshake", PRIORITY=5)
     seconds = int(record["TETHERD_DURATION_USEC"]) / 1e6
-    expect(1 <= seconds <= 1 + 2 * SLOW, f"a handshake_timeout of 1 s came after {seconds:.2f} s")
+    expect(1 <= seconds <= 1 + 5 * SLOW, f"a handshake_timeout of 1 s came after {seconds:.2f} s")
 
 
 @scene()
@@ -296,7 +297,8 @@ def one_timeout_over_header_and_hello():
         for byte in v1("192.0.2.7") + b"mallory-who-takes-her-time\n":
             if select.select([slow.socket], [], [], 0.05 * SLOW)[0]:
                 break  # it was ended: the bytes did not move the deadline
-            slow.send(bytes([byte]))
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # so it was, at this very moment
+                slow.send(bytes([byte]))
         for client in (silent, half_header, no_hello, half_hello, slow):
             expect_timed_out(daemon, client)
             expect_equal(client.receive_rest(), b"", "answer")

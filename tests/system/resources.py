@@ -233,7 +233,7 @@ def failed_load_that_is_released():
 def load_timeout():
     # It may have left something: it is released.
     scripts = {"hang": LOG + "; sleep 1000"}
-    config = listener("one, two") + resource("one") + resource("two", "<hang>", keys="load_timeout = 400ms")
+    config = listener("one, two") + resource("one") + resource("two", "<hang>", keys="load_timeout = 2s")
     with Daemon(config, scripts=scripts) as daemon:
         expect_failed_load(daemon, daemon.connect(), "load-timeout", "two",
                            [("load", "one"), ("load", "two"), ("release", "two"), ("release", "one")])
@@ -242,7 +242,7 @@ def load_timeout():
 @scene()
 def load_timeout_of_a_stubborn_command():
     scripts = {"hang": "trap '' TERM; " + LOG + "; sleep 1000 & wait; while :; do sleep 1; done"}
-    config = listener("one") + resource("one", "<hang>", keys="load_timeout = 400ms")
+    config = listener("one") + resource("one", "<hang>", keys="load_timeout = 2s")
     with Daemon(config, scripts=scripts) as daemon:
         expect_failed_load(daemon, daemon.connect(), "load-timeout", "one", [("load", "one"), ("release", "one")])
 
@@ -569,7 +569,7 @@ def max_concurrent_is_kept():
 def release_fails_then_succeeds(how):
     fail = {"exit status": "exit 7", "signal": "kill -9 $$", "timeout": "sleep 1000"}[how]
     scripts = {"down": f"[ -e <dir>/tried ] || {{ touch <dir>/tried; {fail}; }}\n{LOG}"}
-    config = listener("one, two") + resource("one") + resource("two", "<mark> %i", "<down>", "release_timeout = 500ms")
+    config = listener("one, two") + resource("one") + resource("two", "<mark> %i", "<down>", "release_timeout = 2s")
     with Daemon(config, scripts=scripts) as daemon:
         client = daemon.connect_ready().close()
         daemon.wait_ended(client, "eof")

@@ -106,7 +106,7 @@ def connections_not_yet_accepted():
 @scene()
 def nobody_connected():
     with Daemon(config(), scripts=SCRIPTS) as daemon:
-        daemon.stop(signal.SIGTERM, 0, timeout=5)
+        daemon.stop(signal.SIGTERM, 0)
 
 
 @scene()
@@ -118,7 +118,7 @@ def loaded_lease_with_a_second_sigterm():
         daemon.kill(signal.SIGTERM)
         wait_at_gate(client, "release")
         daemon.kill(signal.SIGTERM)
-        daemon.wait_exit(1, timeout=10)
+        daemon.wait_exit(1)
         expect(daemon.ledger_files(), "the ledger forgot the lease that was left")
         let_go(daemon)
         (daemon.directory / f"gate.release.{client.id}").unlink()
@@ -135,7 +135,7 @@ def load_under_way_with_a_second_sigterm():
         daemon.kill(signal.SIGTERM)
         daemon.wait_notified("STOPPING=1")
         daemon.kill(signal.SIGTERM)
-        daemon.wait_exit(1, timeout=10)
+        daemon.wait_exit(1)
         let_go(daemon)
         daemon.start()
         daemon.idle_files = idle_files
@@ -161,7 +161,7 @@ def drain_timeout():
         idle_files = daemon.idle_files
         clients = [daemon.connect_ready() for _ in range(3)]
         hold(daemon)
-        daemon.stop(status=1, timeout=15)
+        daemon.stop(status=1)
         count = [record for record in daemon.records if re.search(r"\b3\b.*\bleases?\b", record["MESSAGE"])]
         expect_equal(len(count), 1, "lines that say how many leases were left")
         let_go(daemon)

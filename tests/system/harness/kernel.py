@@ -7,7 +7,7 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-from harness.basics import eventually, need_program
+from harness.basics import expect, need_program
 
 
 class Kernel:
@@ -25,18 +25,23 @@ class Kernel:
         return int(fields[11]) + int(fields[12])
 
     @contextlib.contextmanager
-    def failing(self, call, error, when=""):
-        """In this block the kernel refuses the daemon this system call, as strace(1) words it. Yields strace's output."""
+    def traced(self, *options):
+        """In this block strace(1) sees every system call of the daemon. Yields its output."""
         need_program("strace")
         trace = self.directory / "trace"
-        strace = subprocess.Popen(["strace", "-qq", "-p", str(self.pid), "-o", trace, "-e", f"trace={call}", "-e",
-                                   f"inject={call}:error={error}{when}"], stderr=subprocess.DEVNULL)
+        strace = subprocess.Popen(["strace", *options, "-o", trace, "-p", str(self.pid)], stderr=subprocess.PIPE,
+                                  text=True)
         try:
-            eventually(lambda: self.status_field("TracerPid") != "0", "strace has attached")
+            said = strace.stderr.readline()  # it stands still from then on, until it is seen to
+            expect("attached" in said, f"strace says {said!r}")
             yield trace
         finally:
             strace.terminate()
-            strace.wait()
+            strace.communicate()
+
+    def failing(self, call, error, when=""):
+        """In this block the kernel refuses the daemon this system call, as strace(1) words it. Yields strace's output."""
+        return self.traced("-e", f"trace={call}", "-e", f"inject={call}:error={error}{when}")
 
     def resident_bytes(self):
         return int(self.status_field("VmRSS").split()[0]) * 1024
