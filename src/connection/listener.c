@@ -19,6 +19,7 @@
 #define SAY_PAUSE_USEC     (5 * USEC_PER_SEC)
 
 static void listeners_retry(struct timer *timer);
+static void listeners_say_paused(struct timer *timer);
 
 void listeners_init(struct listeners *listeners, struct connections *connections)
 {
@@ -26,11 +27,13 @@ void listeners_init(struct listeners *listeners, struct connections *connections
         list_init(&listeners->all);
         list_init(&listeners->spare);
         timer_init(&listeners->retry, listeners_retry);
+        timer_init(&listeners->say, listeners_say_paused);
 }
 
 void listeners_deinit(struct listeners *listeners)
 {
         timer_disarm(&listeners->retry);
+        timer_disarm(&listeners->say);
         assert(list_is_empty(&listeners->all));
         for (struct list *node; (node = list_take_first(&listeners->spare));)
                 listening_socket_free(listeners->connections->loop,
@@ -75,31 +78,56 @@ static void listener_want(struct listener *listener, uint32_t wanted)
                             wanted);
 }
 
-static void listener_pause(struct listener *listener, int error, const char *reason)
+/* Now, or where one was said only just, later: a pause that lasts is not kept back. */
+static void listener_say_paused(struct listener *listener)
 {
         struct listeners *listeners = listener->listeners;
+        uint64_t now_usec = loop_now(loop_of(listener));
+
+        if (now_usec < listeners->next_pause_usec) {
+                timer_arm(loop_wheel(loop_of(listener)), &listeners->say, listeners->next_pause_usec);
+                return;
+        }
+        listeners->next_pause_usec = now_usec + SAY_PAUSE_USEC;
+        listener->is_pause_said = true;
+        event_accept_paused(listener->connections->journal, listener->config->name, listener->pause_reason,
+                            listener->pause_error);
+}
+
+static void listeners_say_paused(struct timer *timer)
+{
+        struct listeners *listeners = container_of(timer, struct listeners, say);
+
+        list_for_each (node, &listeners->all) {
+                struct listener *listener = container_of(node, struct listener, link);
+
+                if (listener->paused_usec > 0 && !listener->is_pause_said)
+                        listener_say_paused(listener);
+        }
+}
+
+static void listener_pause(struct listener *listener, int error, const char *reason)
+{
         uint64_t now_usec = loop_now(loop_of(listener));
 
         listener->is_paused = true;
         listener_want(listener, 0);
         if (error)
-                timer_arm(loop_wheel(loop_of(listener)), &listeners->retry, now_usec + RETRY_USEC);
-        if (now_usec < listeners->next_pause_usec)
-                return;
-        listeners->next_pause_usec = now_usec + SAY_PAUSE_USEC;
-        if (!listener->is_pause_said)
+                timer_arm(loop_wheel(loop_of(listener)), &listener->listeners->retry, now_usec + RETRY_USEC);
+        if (listener->paused_usec == 0)
                 listener->paused_usec = now_usec;
-        listener->is_pause_said = true;
-        event_accept_paused(listener->connections->journal, listener->config->name, reason, error);
+        listener->pause_error = error;
+        (void)snprintf(listener->pause_reason, sizeof(listener->pause_reason), "%s", reason);
+        listener_say_paused(listener);
 }
 
-static void listener_say_resumed(struct listener *listener)
+static void listener_end_pause(struct listener *listener)
 {
-        if (!listener->is_pause_said)
-                return;
+        if (listener->is_pause_said)
+                event_accept_resumed(listener->connections->journal, listener->config->name,
+                                     loop_now(loop_of(listener)) - listener->paused_usec);
         listener->is_pause_said = false;
-        event_accept_resumed(listener->connections->journal, listener->config->name,
-                             loop_now(loop_of(listener)) - listener->paused_usec);
+        listener->paused_usec = 0;
 }
 
 static bool listener_has_room(const struct listener *listener)
@@ -177,7 +205,7 @@ static bool listener_accept(struct listener *listener, struct listening_socket *
                 if (error == EAGAIN) {
                         source_clear(&socket->source, EPOLLIN);
                         socket->needs_tuning = false;
-                        listener_say_resumed(listener);
+                        listener_end_pause(listener);
                 } else if (!errno_is_accept_transient(error)) {
                         /* Anything else would fail again at once; the listening socket itself is ours and good. */
                         (void)snprintf(reason, sizeof(reason), "accept4: %s", strerror(error));
@@ -187,7 +215,7 @@ static bool listener_accept(struct listener *listener, struct listening_socket *
                 return error != EAGAIN;
         }
 
-        listener_say_resumed(listener);
+        listener_end_pause(listener);
         if (socket->address.family != AF_UNIX) {
                 address_from_socket(&remote, &address, length);
                 if (socket->needs_tuning)
@@ -485,6 +513,7 @@ static void listener_apply(struct listener_plan *plan)
 static void listener_retire(struct listener *listener)
 {
         listener->is_gone = true;
+        listener->paused_usec = 0; /* nobody waits for it any more */
         listener_free_if_unused(listener);
 }
 

@@ -16,6 +16,7 @@ struct listeners {
         struct list all;          /* struct listener */
         struct list spare;        /* struct listening_socket: of systemd's, those that no listener uses now */
         struct timer retry;       /* while something is out of memory or descriptors */
+        struct timer say;         /* while a listener is paused and could not say so yet */
         bool is_held;             /* nothing is accepted yet: listeners_release() */
         uint64_t next_pause_usec; /* when accept-paused may be said again */
 };
@@ -31,7 +32,9 @@ struct listener {
         uint64_t n_accepted;
         bool is_paused;
         bool is_pause_said;
-        uint64_t paused_usec;
+        uint64_t paused_usec; /* since when nobody is accepted; 0: they are */
+        int pause_error;      /* why, as event_accept_paused() has it */
+        char pause_reason[128];
         bool is_gone; /* its section is not there any more */
 };
 

@@ -67,6 +67,23 @@ def max_connections_of_the_daemon():
 
 
 @scene()
+def a_pause_that_lasts_is_said_in_the_end():
+    # What is said at most once in 5 s is not the last word where the listener goes on, and pauses again.
+    with Daemon(config("max_connections = 1")) as daemon:
+        client = daemon.connect_ready().echo()
+        waiting = expect_waiting_then_served(daemon, client, "tcp4", "tight")
+        began = time.monotonic()
+        last = daemon.connect().send(b"me, too")
+        daemon.wait_record("accept-paused", count=2, TETHERD_LISTENER="tight")
+        expect(not is_answered(last, 0), "more connections than the limit allows")
+        waiting.close()
+        expect_equal(last.receive(7), b"me, too", "echo")
+        record = daemon.wait_record("accept-resumed", count=2, TETHERD_LISTENER="tight")
+        took = int(record["TETHERD_DURATION_USEC"]) / 1e6
+        expect(0 < took <= time.monotonic() - began + 1, f"the pause lasted {took} s, says {record['MESSAGE']}")
+
+
+@scene()
 def a_lease_counts_until_it_is_released():
     scripts = {"slow": "read -r _ < <dir>/slow-gate\necho \"release mark $1\" >> <effects>"}
     text = config("max_connections = 1").replace("release = <mark>", "release = <slow>")
