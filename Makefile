@@ -162,6 +162,10 @@ $(BENCH:%=$(B)/tests/bench/%): %: %.o
 bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## CPU, memory and system calls beside a bare loop (about 70 s)
 	@python3 -B tests/bench/bench.py $(B)/tests/bench $(B)/tetherd
 
+.PHONY: bench-restart
+bench-restart: $(B)/tetherd $(B)/tests/bench/load ## what a restart takes, and what preserve = always does, in a booted machine (about 60 s)
+	@TETHERD=$(abspath $(B)/tetherd) tests/service/run --in tests/bench restart
+
 .PHONY: check-man
 check-man: $(B)/tetherd ## check that the manual names every key, event, cause and option, and is well formed
 	TETHERD=$(abspath $(B)/tetherd) tests/man
