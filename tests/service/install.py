@@ -40,7 +40,9 @@ def hold_something(one):
     session = eventually(lambda: list(folder.glob("*/session")), "the client has a directory and a session in it")[0]
     client.close()
     eventually(lambda: not session.parent.exists(), "they went with the client")
-    said = one.run(f"journalctl --sync; journalctl -q -o cat TETHERD_CONNECTION={session.parent.name}")
+    life = f"TETHERD_CONNECTION={session.parent.name}"
+    eventually(lambda: one.journal(life, "TETHERD_EVENT=closed"), "its ending is recorded")
+    said = one.run(f"journalctl -q -o cat {life}")
     expect(" torn down: eof after" in said and "closed by peer" in said, f"the journal tells the client's life: {said}")
     one.run(f"rm -r {CONFIG_FILE}.d")
 

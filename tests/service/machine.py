@@ -67,7 +67,7 @@ class Machine:
         with open(self.work / "console", "wb") as console:
             self.nspawn = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
                                            preexec_fn=enter_cgroup)
-        self.pid = eventually(self.find_init, "the machine has an init")
+        self.pid = eventually(self.find_init, "the machine has an init", 60)
         eventually(lambda: self.is_up(), lambda: f"the machine is up; its console says\n{self.console()}", 60)
         return self
 
@@ -224,7 +224,7 @@ class Service(Records):
         self.machine.run(f"systemctl reset-failed {self.unit} || :")
         done = self.machine.try_run(f"systemctl start {self.unit}")
         expect(done.returncode != 0, f"{self.unit} started")
-        return "\n".join(record["MESSAGE"] for record in self.poll_records() if record.get("_COMM") == "tetherd")
+        return "\n".join(record["MESSAGE"] for record in self.poll_records() if record.get("SYSLOG_IDENTIFIER") == "tetherd")
 
     def show(self, name):
         """A property of the unit."""
@@ -294,5 +294,5 @@ class Service(Records):
         except Failure as failure:
             tell(str(failure))
         for record in self.records[-40:]:
-            tell("<%s> %s %s: %s" % (record.get("PRIORITY"), record.get("_COMM", "-"),
+            tell("<%s> %s %s: %s" % (record.get("PRIORITY"), record.get("SYSLOG_IDENTIFIER", "-"),
                                      record.get("TETHERD_EVENT", "-"), record.get("MESSAGE")))

@@ -50,7 +50,7 @@ def it_starts_with_the_shipped_configuration():
         tetherd.start()
         client = tetherd.connect(7400)
         tetherd.wait_ready(client)
-        eventually(lambda: "1 " in tetherd.show("StatusText"), lambda: f"STATUS shows the connection: "
+        eventually(lambda: "(1 ready" in tetherd.show("StatusText"), lambda: f"STATUS shows the connection: "
                    f"{tetherd.show('StatusText')}")
         client.close()
         tetherd.wait_ended(client, "eof")

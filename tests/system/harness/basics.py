@@ -57,7 +57,7 @@ def need_program(name):
         raise Skip(f"needs {name}")
 
 
-def eventually(probe, what, timeout=10):
+def eventually(probe, what, timeout=20):
     """Calls probe() until it gives something true, and returns that."""
     deadline = time.monotonic() + timeout * SLOW
     pause = 0.002

@@ -29,14 +29,21 @@ release = <mark> %i
 """
 
 
+PORTS_HELD = []
+
+
 def free_port():
-    """A port below the ephemeral range that is free on every local address."""
+    """A port below the ephemeral range that is free on every local address, and that no other story will take as long
+    as this one runs, though nobody listens there yet."""
     while True:
         port = random.randint(20000, 32000)
-        with socket.socket(socket.AF_INET6) as probe:
-            with contextlib.suppress(OSError):
-                probe.bind(("::", port))
-                return port
+        holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+            holder.bind(f"\0tetherd-port-{port}")
+            probe.bind(("::", port))
+            PORTS_HELD.append(holder)
+            return port
+        holder.close()
 
 
 class Daemon(Records, Kernel, Books):

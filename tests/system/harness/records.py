@@ -37,7 +37,7 @@ class Records:
     def stderr(self):
         return self.stderr_path.read_text(errors="replace") if self.stderr_path.exists() else ""
 
-    def wait_notified(self, line, timeout=10):
+    def wait_notified(self, line, timeout=20):
         """Waits for a notification that has a line beginning so; returns it. Each is found once."""
         deadline = time.monotonic() + timeout * SLOW
         while True:
@@ -109,7 +109,7 @@ class Records:
             return True
         return [record for record in self.records if matches(record)]
 
-    def wait_record(self, event=None, timeout=10, count=1, **fields):
+    def wait_record(self, event=None, timeout=20, count=1, **fields):
         """Waits until `count` such records are there; returns the last of them."""
         def probe():
             has_exited = self.process.poll() is not None
@@ -124,7 +124,7 @@ class Records:
         wanted = ", ".join([event or "record", *(f"{name}={value}" for name, value in fields.items())])
         return eventually(probe, lambda: f"{wanted} ({len(self.find(event, **fields))} of {count} seen)", timeout)
 
-    def wait_ready(self, client, timeout=10):
+    def wait_ready(self, client, timeout=20):
         def probe():
             self.poll_records()
             return self.find("ready", TETHERD_CONNECTION=client.id) or self.endings(client.id)
@@ -132,7 +132,7 @@ class Records:
         expect(record["TETHERD_EVENT"] == "ready", f"it was never ready: {record['MESSAGE']}")
         return record
 
-    def wait_ended(self, client, cause, event="closed", state="ready", timeout=10, operation=None, error=None,
+    def wait_ended(self, client, cause, event="closed", state="ready", timeout=20, operation=None, error=None,
                    **fields):
         """Waits for the one record that tells how this client ended, and checks what it says."""
         operations, errors, initiators = CAUSES[cause]
@@ -160,7 +160,7 @@ class Records:
         counts = self.find("rejected-more", **fields)
         return len(self.find("rejected", **fields)) + sum(int(record["TETHERD_REJECTED"]) for record in counts)
 
-    def wait_rejected(self, n, timeout=10, **fields):
+    def wait_rejected(self, n, timeout=20, **fields):
         def probe():
             self.poll_records()
             return self.n_rejected(**fields) >= n
