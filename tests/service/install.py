@@ -10,6 +10,16 @@ from machine import CONFIG_FILE, TOP, Machine, machine, main, scene
 from harness import eventually, expect, expect_equal
 
 RULES_FILE = "/etc/polkit-1/rules.d/50-tetherd.rules"
+INSTALLED = f"""
+/usr/sbin/tetherd
+/usr/lib/systemd/system/tetherd.service /usr/lib/systemd/system/tetherd@.service /usr/lib/systemd/system/tetherd.socket
+/usr/share/tetherd/drop-ins/ports.conf /usr/share/tetherd/drop-ins/users.conf /usr/share/tetherd/drop-ins/devices.conf
+/usr/lib/sysusers.d/tetherd.conf /usr/lib/tmpfiles.d/tetherd.conf
+/usr/lib/systemd/catalog/tetherd.catalog /usr/share/bash-completion/completions/tetherd
+/usr/share/man/man8/tetherd.8 /usr/share/man/man5/tetherd.conf.5
+/usr/lib/tetherd/examples/session-up /usr/lib/tetherd/examples/session-down
+{CONFIG_FILE} {RULES_FILE}
+""".split()
 # What systemd-sysusers, journald and a boot write by themselves.
 NOT_OURS = re.compile(r"/etc/(passwd|group|shadow|gshadow)-$|/etc/\.pwd\.lock$|/var/(log|tmp|cache)/|/var/lib/systemd/")
 
@@ -97,15 +107,51 @@ def a_configuration_that_was_edited_is_kept():
 
 
 @scene()
+def all_of_it_is_in_place_and_nothing_else():
+    one = machine()
+    image = "/root/image"
+    def below(folder):
+        return set(one.run(f"find {folder} -type f -printf '/%P\\n'").split())
+    one.make(f"DESTDIR={image} install")
+    expect_equal(sorted(below(image)), sorted(INSTALLED), "files of an image")
+    for path in INSTALLED:
+        expect_equal(one.run(f"cmp {path} {image}{path} && stat -c %U:%a {path}"),
+                     one.run(f"stat -c %U:%a {image}{path}"), f"{path} of this machine, and of the image")
+    expect_equal(one.run(f"{image}/usr/sbin/tetherd --check-config -c {image}{CONFIG_FILE}"), "", "the shipped file")
+    one.make(f"DESTDIR={image} uninstall")
+    expect_equal(below(image), set(), "files that are left in the image")
+    one.make(f"DESTDIR={image} PREFIX=/opt/t install")
+    moved = {path if path.startswith("/etc/") or "/catalog/" in path else path.replace("/usr/", "/opt/t/", 1)
+             for path in INSTALLED}
+    expect_equal(below(image), moved, "files of an image with a PREFIX")
+    for unit in ("tetherd", "tetherd@"):
+        expect("\nExecStart=/opt/t/sbin/tetherd" in one.read(f"{image}/opt/t/lib/systemd/system/{unit}.service"),
+               f"what {unit}.service starts")
+    one.make(f"DESTDIR={image} PREFIX=/opt/t uninstall")
+    expect_equal(below(image), set(), "files that are left in the image")
+    one.run(f"rm -r {image}")
+
+
+@scene()
 def an_upgrade_restarts_nothing_by_itself():
+    def running():
+        return one.run("stat -L -c %i /proc/$(systemctl show -P MainPID tetherd)/exe")
     one = machine()
     one.run("systemctl start tetherd")
     client = one.socket(7400)
-    pid = one.run("systemctl show -P MainPID tetherd")
+    eventually(lambda: one.journal("TETHERD_EVENT=ready"), "its connection is ready")
+    pid, old = one.run("systemctl show -P MainPID tetherd"), running()
     one.make("install")
     expect_equal(one.run("systemctl show -P MainPID tetherd"), pid, "pid after the second install")
     client.sendall(b"still here")
+    # The next restart is the upgrade, and ends nobody.
+    one.run("systemctl restart tetherd")
+    expect(running() == one.run("stat -c %i /usr/sbin/tetherd") != old, "the new binary runs")
+    client.sendall(b", and here")
     client.close()
+    ended = eventually(lambda: one.journal("TETHERD_EVENT=closed"), "its ending is recorded")
+    expect_equal([(record["TETHERD_CAUSE"], record["TETHERD_BYTES_RECEIVED"]) for record in ended], [("eof", "20")],
+                 "causes and bytes")
     one.run("systemctl stop tetherd")
 
 

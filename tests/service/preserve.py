@@ -339,6 +339,18 @@ def a_unit_without_a_store():
 
 
 @scene()
+def a_machine_without_a_bus():
+    """Nobody can be asked what would be kept, nor whether a stop is one."""
+    with Preserving() as tetherd:
+        machine().run("systemctl stop tetherd dbus.socket dbus")
+        try:
+            tetherd.start()
+            expect_no_store(tetherd, re.compile("systemd does not say over the bus.*connections end at a restart as at a stop"))
+        finally:
+            machine().run("systemctl start dbus.socket")
+
+
+@scene()
 def a_crash_without_always():
     with Preserving() as tetherd:
         clients = [tetherd.come(place) for place in (HOME, SOCKET, BARE)]
@@ -446,39 +458,45 @@ def five_thousand_over_a_crash():
         tetherd.wait_record("closed", timeout=60, count=MANY_ALWAYS)
 
 
-def come_and_go(tetherd, is_over, staying):
-    """Every second client stays; one that meets nobody, or is not let in to the end, is none of ours."""
+def come_and_go(tetherd, is_over, staying, served):
+    """One that meets nobody, or is not let in to the end, is none of ours. Of the others some stay."""
     while not is_over.is_set():
-        try:
-            client = tetherd.connect(BARE).echo()
-        except (OSError, Failure):
-            continue
-        staying.append(client)
         with contextlib.suppress(OSError, Failure):
-            tetherd.connect(BARE).echo().close()
+            client = tetherd.connect(BARE).echo()
+            served.append(client)
+            if len(served) % 4 == 0 and len(staying) < MANY_ALWAYS + 1000:
+                staying.append(client)
+            else:
+                client.close()
 
 
 @scene()
 def at_any_moment():
-    """Killed and restarted while clients come and go: whoever was answered once is answered to the end."""
+    """Killed and restarted beside 5,000 clients, while others come and go: whoever was answered once is answered to the
+    end. Every second time the next process is killed as well, while it takes up what is there, or soon afterwards."""
     with Preserving("always", "closed") as tetherd:
-        tetherd.drop_in("[Service]\nStartLimitBurst=1000\n")
+        tetherd.drop_in("[Unit]\nStartLimitBurst=1000\n[Service]\nRestartSec=100ms\n")
         raise_limit()
-        is_over, staying = threading.Event(), []
-        crowd = threading.Thread(target=come_and_go, args=(tetherd, is_over, staying))
+        is_over, staying, served = threading.Event(), come_many(tetherd, BARE, MANY_ALWAYS), []
+        crowd = threading.Thread(target=come_and_go, args=(tetherd, is_over, staying, served))
         crowd.start()
         try:
             for i in range(8):
-                n, before = len(staying), tetherd.pid
-                eventually(lambda: len(staying) > n + random.randint(1, 300), "clients come", 30)
+                n, before = len(served), tetherd.pid
+                eventually(lambda: len(served) > n + random.randint(1, 600), "clients come", 30)
                 machine().run(f"kill -9 {before}" if i % 4 else "systemctl restart tetherd")
+                if i % 2:
+                    young = eventually(lambda: (pid := tetherd.pid) not in (0, before) and pid, "the next one starts")
+                    time.sleep(random.random() * 0.2)  # any moment
+                    machine().run(f"kill -9 {young}")
+                    before = young
                 tetherd.wait_other(before)
         finally:
             is_over.set()
             crowd.join()
         for client in staying:
             client.echo(b"still there")
-        print(f"   {len(staying)} clients lived through eight processes", flush=True)
+        print(f"   {len(staying)} clients lived through twelve processes, {len(served)} came meanwhile", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import os
 import re
+import socket
 
 from machine import CONFIG_FILE, TOP, Service, machine, main, scene
 
 from harness import eventually, expect, expect_equal
+from harness.network import inside_network
 
 ECHO = """
 [listener:echo]
@@ -42,6 +44,32 @@ def it_is_no_more_exposed_than_promised():
     expect(float(score.split()[0]) <= WORST_SCORE, f"systemd-analyze security says {score.strip()}, not {WORST_SCORE}")
     said = machine().try_run("systemd-analyze verify --man=no tetherd.service tetherd@a.service tetherd.socket")
     expect_equal(said.stderr + said.stdout, "", "what systemd-analyze verify says of the units")
+
+
+@scene()
+def the_unit_says_what_the_manual_says():
+    promised = {"User": "tetherd", "Group": "tetherd", "Type": "notify", "KillMode": "mixed", "OOMPolicy": "continue",
+                "Restart": "on-failure", "RestartPreventExitStatus": "2 78", "RuntimeDirectoryPreserve": "yes",
+                "LogRateLimitIntervalUSec": "0"}
+    for unit in ("tetherd", "tetherd@a"):
+        said = machine().run(f"systemctl show {unit}.service")
+        properties = dict(line.split("=", 1) for line in said.splitlines())
+        expect_equal({name: properties[name] for name in promised}, promised, f"of {unit}.service")
+        expect(int(properties["LimitNOFILE"]) >= 1_000_000 + 1000, "descriptors for 1,000,000 connections")
+        expect_equal(properties["RuntimeDirectory"], unit.replace("@", "-"), "RuntimeDirectory")
+        expect_equal(properties["StateDirectory"], unit.replace("@", "-"), "StateDirectory")
+    printed = machine().run("tetherd --print-config -c /dev/null")
+    expect("drain_timeout = 30s" in printed and properties["TimeoutStopUSec"] == "45s", "it may drain before it is killed")
+
+
+@scene()
+def a_port_that_is_still_taken_is_waited_for():
+    with Service(ECHO) as tetherd:
+        with inside_network(machine().pid), socket.create_server(("127.0.0.1", 7400)):
+            machine().run("systemctl --no-block start tetherd")
+            eventually(lambda: int(tetherd.show("NRestarts")) >= 3, "it tries again")
+        eventually(lambda: tetherd.show("ActiveState") == "active", "it has the port")
+        tetherd.connect(7400).echo()
 
 
 @scene()
