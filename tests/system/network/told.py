@@ -141,7 +141,8 @@ def reset_before_accept_is_loaded_and_released():
     with Network() as network, network.daemon() as daemon:
         clients, since = reset_before_accept(network, daemon)
         for client in clients:
-            expect_told(daemon, client, "reset", RST, since, state="loading", PRIORITY=5)
+            # On a busy machine the load may be over in the same turn of the loop that hears of the reset.
+            expect_told(daemon, client, "reset", RST, since, state=("loading", "ready"), PRIORITY=5)
 
 
 @scene()
