@@ -139,12 +139,13 @@ def environment_on_unix_sockets():
 @scene()
 def what_commands_inherit():
     # No descriptor of ours, default signals, stdin from /dev/null, a process group of its own, the soft limit.
+    # The shell blocks signals while it starts something: the last one has what it was given.
     look = {"look": """
         readlink /proc/$$/fd/* > <dir>/descriptors
-        grep -E '^Sig(Blk|Ign)' /proc/$$/status > <dir>/signals
         ulimit -Sn > <dir>/limit
         pwd > <dir>/where
-        cut -d' ' -f1,5 /proc/$$/stat > <dir>/group"""}
+        cut -d' ' -f1,5 /proc/$$/stat > <dir>/group
+        exec grep -E '^Sig(Blk|Ign)' /proc/self/status > <dir>/signals"""}
     with Daemon(listener("look") + resource("look", "<look>", "/bin/true"), scripts=look) as daemon:
         client = daemon.connect_ready()
         read = lambda name: (daemon.directory / name).read_text().split()
