@@ -243,11 +243,19 @@ class Service(Records):
     def poll_records(self):
         """What its unit wrote, and systemd about it, since the scene began."""
         options = [f"--after-cursor={self.cursor}"] if self.cursor else []
-        new = self.machine.journal(options=[*options, f"--unit={self.unit}"])
+        new = self.machine.journal(f"_SYSTEMD_UNIT={self.unit}", "+", f"UNIT={self.unit}", "+",
+                                   "SYSLOG_IDENTIFIER=tetherd", options=options)
         if new:
             self.cursor = new[-1]["__CURSOR"]
-        self.records += new
+        self.records += [record for record in new if self.is_own(record)]
         return self.records
+
+    def is_own(self, record):
+        """The last words of a process that is gone come to journald without its unit, which it looks up."""
+        unit = record.get("_SYSTEMD_UNIT")
+        instance = self.unit.removesuffix(".service").partition("@")[2]
+        return (self.unit in (unit, record.get("UNIT"))
+                or unit is None and record.get("TETHERD_INSTANCE", "") == instance)
 
     def connect(self, to, **options):
         """A client, see Machine.socket()."""

@@ -328,8 +328,10 @@ def is_answered(client, within):
 
 
 def expect_soon(seconds, what):
+    """The lower quartile: a busy machine only adds to it, and a wait that is too long by design shows in it."""
     print(f"   {what}: {1000 * statistics.median(seconds):.1f} ms (median), {1000 * max(seconds):.1f} ms (most)", flush=True)
-    expect(statistics.median(seconds) <= WITHIN * SLOW, f"{what} took {statistics.median(seconds):.3f} s, median of {seconds}")
+    quartile = sorted(seconds)[len(seconds) // 4]
+    expect(quartile <= WITHIN * SLOW, f"{what} took {quartile:.3f} s, lower quartile of {seconds}")
 
 
 @scene(over=("listener", "daemon"))
