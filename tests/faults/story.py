@@ -38,7 +38,7 @@ user = nobody
 """
 # Its file has to be removed with the directory, which is then not done in the loop.
 MARK = 'echo "$TETHERD_PHASE mark $1" >> <effects>; [ $TETHERD_PHASE = release ] || { : > "$2/file"; echo value; }'
-PATIENCE = 8  # seconds: a release that failed is tried again after 1 s, 2 s; a journal that was full after 1 s
+PATIENCE = 20  # seconds: a release that failed is tried again after 1 s, 2 s; a journal that was full after 1 s
 SPIN_SECONDS = 0.02
 
 
@@ -90,7 +90,7 @@ class Patient(Daemon):
         except Broken as broken:
             if had_fired or not self.faults.has_fired:
                 eventually(lambda: not self.is_alive(), f"a daemon that tells a client after the fault or before it "
-                                                        f"`{broken}` stops", 2)
+                                                        f"`{broken}` stops", PATIENCE)
             return None
 
     def wait_quiet(self, n_clients):
