@@ -4,8 +4,8 @@
  * queued before a reload changed the options get them one by one, until accept4(2) first says EAGAIN.
  *
  * A full daemon stops accepting instead of accepting and dropping: what waits in the backlog is served later.
- * It goes on when a connection is gone; where descriptors or memory ran out, also after RETRY_USEC, for they
- * may have been taken by others.
+ * It goes on when a connection is gone; where descriptors, memory or processes ran out, also after RETRY_USEC, for
+ * they may have been taken by others.
  */
 #include "connection/listener.h"
 #include "service/unit.h"
@@ -180,6 +180,7 @@ static bool listener_accept(struct listener *listener, struct listening_socket *
         struct address remote = { .family = AF_UNIX };
         struct connection *connection;
         char reason[128];
+        int starvation;
 
         if (!listener_has_room(listener)) {
                 bool is_full = connections->n_connections >= connections->n_max;
@@ -188,6 +189,12 @@ static bool listener_accept(struct listener *listener, struct listening_socket *
                                is_full ? " of the daemon" : "",
                                is_full ? connections->n_max : listener->config->max_connections);
                 listener_pause(listener, 0, reason);
+                return false;
+        }
+        starvation = leases_starvation(connections->leases);
+        if (starvation && listener->config->n_resources > 0) {
+                (void)snprintf(reason, sizeof(reason), "no command can be started: %s", strerror(starvation));
+                listener_pause(listener, starvation, reason);
                 return false;
         }
         connection = connection_new(connections);

@@ -36,6 +36,12 @@ struct child_options {
         int stderr_fd;
 };
 
+/* fork(2), pipe(2), execve(2): the machine, or our share of it, is out of processes, memory or descriptors for now. */
+static inline bool errno_is_starvation(int error)
+{
+        return error == EAGAIN || error == ENOMEM || error == EMFILE || error == ENFILE;
+}
+
 /* Zeroed: none. */
 struct child {
         pid_t pid;       /* 0: none */

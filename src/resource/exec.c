@@ -229,18 +229,26 @@ static int exec_start(struct exec *exec, char *const *argv)
         return child_start(&exec->child, loop, &options, exec_exited);
 }
 
+static void exec_forget_start(struct exec *exec)
+{
+        lines_deinit(&exec->out);
+        lines_deinit(&exec->err);
+        exec->process = (struct process_identity){ 0 };
+}
+
 static void exec_run(struct exec *exec, char *const *argv, bool is_loading)
 {
         exec->is_loading = is_loading;
         int r = exec_start(exec, argv);
 
-        if (r != 0) {
+        if (r < 0 && errno_is_starvation(-r)) {
+                exec_forget_start(exec);
+                claim_defer(exec->claim, -r);
+        } else if (r != 0) {
                 bool is_lost = r == CHILD_E_LOST;
                 char reason[512];
 
-                lines_deinit(&exec->out);
-                lines_deinit(&exec->err);
-                exec->process = (struct process_identity){ 0 };
+                exec_forget_start(exec);
                 (void)snprintf(reason, sizeof(reason), "%s cannot be %s: %s", argv[0],
                                is_lost ? "watched, it was killed" : "started",
                                strerror(is_lost ? EMFILE : -r));

@@ -10,11 +10,14 @@
 #include <stdio.h>
 
 #define RETRY_USEC (1 * USEC_PER_SEC)
+#define STARVE_RETRY_USEC \
+        (50 * USEC_PER_MSEC) /* a listener looks as often: accepting goes on within twice that */
 
 static void lease_step(struct lease *lease);
 static void claim_timer(struct timer *timer);
 static void claim_start_load(struct claim *claim);
 static void claim_start_release(struct claim *claim);
+static void queue_retry(struct timer *timer);
 
 /* ---- queues ---- */
 
@@ -42,6 +45,8 @@ static int queue_get(struct leases *leases, const char *name, struct queue **ret
         list_init(&queue->releases);
         list_init(&queue->loads);
         list_init(&queue->under_way);
+        timer_init(&queue->retry, queue_retry);
+        queue->leases = leases;
         list_append(&leases->queues, &queue->link);
         *ret_queue = queue;
         return 0;
@@ -55,7 +60,7 @@ static void queue_run(struct queue *queue)
         if (queue->is_running)
                 return;
         queue->is_running = true;
-        while (queue->n_under_way < queue->n_max)
+        while (!queue->is_starved && queue->n_under_way < queue->n_max)
                 if ((node = list_take_first(&queue->releases)))
                         claim_start_release(container_of(node, struct claim, queue_link));
                 else if ((node = list_take_first(&queue->loads)))
@@ -63,6 +68,27 @@ static void queue_run(struct queue *queue)
                 else
                         break;
         queue->is_running = false;
+}
+
+static void queue_retry(struct timer *timer)
+{
+        struct queue *queue = container_of(timer, struct queue, retry);
+
+        queue->is_starved = false;
+        queue->leases->n_starved--;
+        queue_run(queue);
+}
+
+static void queue_starve(struct queue *queue, int error)
+{
+        struct leases *leases = queue->leases;
+
+        assert(!queue->is_starved);
+        queue->is_starved = true;
+        leases->n_starved++;
+        leases->starved_error = error;
+        timer_arm(loop_wheel(leases->loop), &queue->retry,
+                  deadline_after(loop_now(leases->loop), STARVE_RETRY_USEC));
 }
 
 /* A lease may be younger than the configuration in force, and born with an older one. */
@@ -81,16 +107,19 @@ static void queue_enter(struct claim *claim)
         list_append(&claim->queue->under_way, &claim->queue_link);
 }
 
+static void queue_take_back(struct claim *claim)
+{
+        assert(claim->queue->n_under_way > 0 && list_is_linked(&claim->queue_link));
+        claim->queue->n_under_way--;
+        list_unlink(&claim->queue_link);
+}
+
 static void queue_leave(struct claim *claim)
 {
-        struct queue *queue = claim->queue;
-
-        if (!queue)
+        if (!claim->queue)
                 return;
-        assert(queue->n_under_way > 0 && list_is_linked(&claim->queue_link));
-        queue->n_under_way--;
-        list_unlink(&claim->queue_link);
-        queue_run(queue);
+        queue_take_back(claim);
+        queue_run(claim->queue);
 }
 
 /* ---- claims ---- */
@@ -202,6 +231,7 @@ static void claim_begin_load(struct claim *claim)
                 return;
         }
         claim_enter(claim, CLAIM_LOAD_QUEUED, claim->config->queue_timeout);
+        claim->queued_usec = now(claim);
         list_append(&claim->queue->loads, &claim->queue_link);
         queue_run(claim->queue);
 }
@@ -243,6 +273,7 @@ static void claim_begin_release(struct claim *claim)
                 return;
         }
         claim_enter(claim, CLAIM_RELEASE_QUEUED, USEC_INFINITY);
+        claim->queued_usec = now(claim);
         list_append(&claim->queue->releases, &claim->queue_link);
         queue_run(claim->queue);
 }
@@ -364,6 +395,25 @@ void claim_load_refused(struct claim *claim, const char *reason)
         assert(claim->state == CLAIM_LOADING);
         queue_leave(claim);
         claim_fail_load(claim, LEASE_POOL_EMPTY, false, -1, reason);
+}
+
+void claim_defer(struct claim *claim, int error)
+{
+        struct queue *queue = claim->queue;
+
+        queue_take_back(claim);
+        if (claim->state == CLAIM_LOADING) {
+                claim_enter(claim, CLAIM_LOAD_QUEUED, USEC_INFINITY);
+                timer_arm(loop_wheel(claim_loop(claim)), &claim->timer,
+                          deadline_after(claim->queued_usec, claim->config->queue_timeout));
+                list_prepend(&queue->loads, &claim->queue_link);
+        } else {
+                assert(claim->state == CLAIM_RELEASING);
+                claim_enter(claim, CLAIM_RELEASE_QUEUED, USEC_INFINITY);
+                list_prepend(&queue->releases, &claim->queue_link);
+        }
+        (void)claim_save(claim); /* what was written is taken back */
+        queue_starve(queue, error);
 }
 
 void claim_wait(struct claim *claim, uint64_t span_usec, enum lease_failure failure, const char *reason)
@@ -731,6 +781,7 @@ void leases_deinit(struct leases *leases)
         for (struct list *node; (node = list_take_first(&leases->queues));) {
                 struct queue *queue = container_of(node, struct queue, link);
 
+                timer_disarm(&queue->retry);
                 free(queue->name);
                 free(queue);
         }
@@ -747,6 +798,11 @@ static int configure_types(struct leases *leases, const struct config *config)
                         r = type->configure(leases, config);
         }
         return r;
+}
+
+int leases_starvation(const struct leases *leases)
+{
+        return leases->n_starved > 0 ? leases->starved_error : 0;
 }
 
 void leases_summarize(const struct leases *leases)
@@ -788,7 +844,7 @@ struct waiting leases_waiting(const struct leases *leases, uint64_t now_usec)
                         const struct claim *claim = container_of(claim_node, struct claim, queue_link);
 
                         waiting.n++;
-                        waiting.oldest_usec = MAX(waiting.oldest_usec, now_usec - claim->state_usec);
+                        waiting.oldest_usec = MAX(waiting.oldest_usec, now_usec - claim->queued_usec);
                 }
         }
         return waiting;
@@ -800,7 +856,7 @@ bool leases_make_progress(const struct leases *leases, uint64_t now_usec, uint64
                 const struct queue *queue = container_of(node, struct queue, link);
                 bool is_waited_for = !list_is_empty(&queue->releases) || !list_is_empty(&queue->loads);
 
-                if (is_waited_for && queue->n_under_way < queue->n_max)
+                if (is_waited_for && !queue->is_starved && queue->n_under_way < queue->n_max)
                         return false;
                 list_for_each (claim_node, &queue->under_way) {
                         const struct claim *claim = container_of(claim_node, struct claim, queue_link);

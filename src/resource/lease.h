@@ -31,6 +31,8 @@ struct leases {
         struct list all;       /* every struct lease */
         size_t n_leases;
         size_t n_quarantined;           /* claims */
+        size_t n_starved;               /* queues whose commands cannot be started */
+        int starved_error;              /* why not, the last time; meaningful while there are any */
         void *shared[N_RESOURCE_KINDS]; /* each type's own: resource.h */
 };
 
@@ -45,6 +47,9 @@ size_t leases_abandon(struct leases *leases);
 
 /* Tries every quarantined claim again. */
 void leases_retry(struct leases *leases);
+
+/* Why no command can be started at present (an errno); 0: as far as we know they can. */
+int leases_starvation(const struct leases *leases);
 
 /* What types share, to the log. */
 void leases_summarize(const struct leases *leases);
@@ -99,12 +104,15 @@ enum claim_state {
 
 /* Commands of one resource, whichever lease they belong to: at most n_max at once, releases before loads. */
 struct queue {
+        struct leases *leases;
         struct list link; /* in leases->queues */
         char *name;       /* of the resource */
         unsigned n_max;   /* 1 until a configuration says it */
         unsigned n_under_way;
         bool is_configured;
-        bool is_running;      /* queue_run() is at work further up the stack */
+        bool is_running; /* queue_run() is at work further up the stack */
+        bool is_starved; /* a command could not be started: none is until `retry` */
+        struct timer retry;
         struct list releases; /* claims that wait, the longest first */
         struct list loads;
         struct list under_way;
@@ -125,6 +133,7 @@ struct claim {
         unsigned release_attempts;
         uint64_t release_timeout_usec;
         uint64_t state_usec;             /* when the state was entered */
+        uint64_t queued_usec;            /* since when it waits in its queue */
         enum lease_failure wait_failure; /* while waiting: what it fails as, and why */
         const char *wait_reason;         /* a constant string */
         struct list queue_link;
@@ -243,6 +252,12 @@ void claim_load_failed(struct claim *claim, bool is_said, int exit_status, const
 
 /* The load is refused for want of an item: it left nothing, whatever `on_load_failure` says. */
 void claim_load_refused(struct claim *claim, const char *reason);
+
+/*
+ * From inside load() or release(), of a type that is queued: nothing was begun, for want of processes, memory or
+ * descriptors (`error`, an errno). It waits again, as the first of those it was among, until there may be some.
+ */
+void claim_defer(struct claim *claim, int error);
 
 /*
  * From inside load(), of a type that is not queued: nothing is begun yet, the claim waits for something that its type

@@ -401,6 +401,28 @@ def the_kernel_has_no(what):
         daemon.wait_record("accept-resumed", PRIORITY=6)
 
 
+@scene(over=("vfork", "pipe2"))
+def no_command_can_be_started(call):
+    """Nothing fails for want of processes or descriptors: it waits, releases as well, and nobody else is let in."""
+    error = {"vfork": "EAGAIN", "pipe2": "ENFILE"}[call]
+    with Daemon(listener()) as daemon:
+        first, second = daemon.connect_ready(), daemon.connect_ready()
+        with daemon.failing(call, error) as trace:
+            loading = daemon.connect().send(b"!")
+            daemon.wait_record("accepted", TETHERD_CONNECTION=loading.id)
+            eventually(lambda: call in trace.read_text(), "a command was tried")
+            waiting = daemon.connect().send(b"!")
+            daemon.wait_record("accept-paused", PRIORITY=4, ERRNO=getattr(errno, error))
+            first.close()
+            second.echo()
+            eventually(lambda: trace.read_text().count(call) > 5, "it is tried again")
+        for client in (loading, waiting):
+            expect_equal(client.receive(1), b"!", "echo")
+        daemon.wait_record("accept-resumed", PRIORITY=6)
+        daemon.wait_ended(first, "eof")
+        expect(not daemon.find("load-failed") and not daemon.find("release-failed"), "a command failed")
+
+
 # ---- reload ----
 
 @scene(over=("listener", "daemon"))

@@ -11,7 +11,7 @@
 #include <signal.h>
 #include <stdio.h>
 
-enum said { NOTHING, LOADED, LOAD_FAILED, RELEASED, RELEASE_FAILED };
+enum said { NOTHING, LOADED, LOAD_FAILED, RELEASED, RELEASE_FAILED, DEFERRED };
 
 static struct loop *loop;
 static struct leases leases;
@@ -52,6 +52,11 @@ void claim_loaded(struct claim *claim, const char *value)
 void claim_load_failed(struct claim *claim _unused_, bool is_said, int exit_status, const char *reason)
 {
         hear(LOAD_FAILED, is_said, exit_status, reason);
+}
+
+void claim_defer(struct claim *claim _unused_, int error)
+{
+        hear(DEFERRED, false, 0, strerror(error));
 }
 
 void claim_released(struct claim *claim _unused_)

@@ -6,6 +6,7 @@
  *      s  fails and says so             f  fails without saying (killed); as a release: always
  *      v  comes with a bad value        1  as a release: fails once, then succeeds
  *      i  cannot be prepared            n  as i, out of memory
+ *      d  cannot be begun at first, for want of a process; then succeeds
  *      ?  one of these at random
  *
  * The hooks check what must hold at any moment: order, one at a time, bounds of the queue, no release of what
@@ -25,7 +26,7 @@ struct fake {
         char load, release;
         bool is_loading, is_releasing, is_stopped;
         bool may_exist; /* there is something to release */
-        unsigned n_loads, n_releases, n_released;
+        unsigned n_loads, n_releases, n_released, n_deferred;
 };
 
 static struct list fake_pending = LIST_INIT(fake_pending);
@@ -48,7 +49,7 @@ static int fake_prepare(struct claim *claim, char **ret_reason)
 {
         const char *script = claim->config->path;
         struct fake *fake;
-        char load = script[0] == '?' ? "oooollllsfvi"[random_below(12)] : script[0];
+        char load = script[0] == '?' ? "oooollllsfvid"[random_below(claim->queue ? 13 : 12)] : script[0];
 
         ck_assert_ptr_null(claim->data); /* once */
         if (load == 'n')
@@ -78,6 +79,7 @@ static void fake_end_load(struct fake *fake, char how)
         }
         switch (how) {
         case 'o':
+        case 'd':
                 claim_loaded(fake->claim, fake->claim->name);
                 break;
         case 'v':
@@ -142,6 +144,10 @@ static void fake_load(struct claim *claim)
 {
         struct fake *fake = claim->data;
 
+        if (fake->load == 'd' && fake->n_deferred++ == 0) {
+                claim_defer(claim, EAGAIN);
+                return;
+        }
         for (struct claim *c = claim->lease->claims; c < claim; c++)
                 if (c->state != CLAIM_LOADED)
                         ck_abort_msg("a claim is loaded before the one in front of it");
@@ -162,8 +168,14 @@ static void fake_release(struct claim *claim)
 {
         const struct lease *lease = claim->lease;
         struct fake *fake = claim->data;
-        char how = fake->release == '?' ? "oooollllf1"[random_below(10)] : fake->release;
+        char how = fake->release == '?' ? "oooollllf1d"[random_below(claim->queue ? 11 : 10)] : fake->release;
 
+        if (how == 'd') {
+                if (fake->release == 'd')
+                        fake->release = 'o';
+                claim_defer(claim, EAGAIN);
+                return;
+        }
         for (const struct claim *c = claim + 1; c < lease->claims + lease->n_claims; c++)
                 if (c->state != CLAIM_EMPTY && c->state != CLAIM_QUARANTINED)
                         ck_abort_msg("a claim is released before the one behind it");

@@ -6,6 +6,7 @@
 #include "claims.h"
 
 #include "loop/child.h"
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 static char *load_words[4], *release_words[8];
@@ -378,6 +379,29 @@ START_TEST(test_a_command_that_cannot_be_recorded)
 }
 END_TEST
 
+/* Out of descriptors: nothing was begun, nothing failed, and it works as soon as there are some. */
+START_TEST(test_a_command_that_has_to_wait)
+{
+        struct claim *claim = exec_open("echo here", "exit 0");
+        struct rlimit limit, none;
+
+        ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+        none = limit;
+        none.rlim_cur = 4;
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+        ck_assert_int_eq(claims_run(claim, claim->type->load), DEFERRED);
+        ck_assert_str_eq(seen.text, strerror(EMFILE));
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        ck_assert_int_eq(claims_run(claim, claim->type->load), LOADED);
+        ck_assert_str_eq(seen.text, "here");
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+        ck_assert_int_eq(claims_run(claim, claim->type->release), DEFERRED);
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        ck_assert_int_eq(claims_run(claim, claim->type->release), RELEASED);
+        claims_close();
+}
+END_TEST
+
 START_TEST(test_release_in_the_next_run)
 {
         char *const release[] = {
@@ -534,5 +558,6 @@ END_TEST
 UNIT_MAIN("exec", test_values, test_long_values, test_failures, test_commands_that_do_not_start,
           test_no_commands, test_words, test_words_refused, test_exact_environment, test_stop,
           test_forget_kills, test_grandchild_that_stays, test_a_running_command_is_recorded,
-          test_a_command_that_cannot_be_recorded, test_release_in_the_next_run,
-          test_command_of_the_dead_daemon_is_ended_first, test_records_that_are_wrong, test_types, test_none)
+          test_a_command_that_cannot_be_recorded, test_a_command_that_has_to_wait,
+          test_release_in_the_next_run, test_command_of_the_dead_daemon_is_ended_first,
+          test_records_that_are_wrong, test_types, test_none)

@@ -614,6 +614,65 @@ START_TEST(test_lease_queue_timeout)
 }
 END_TEST
 
+/* No process can be started: nobody is begun until the retry, and then the first is the first; nothing failed. */
+START_TEST(test_lease_starved)
+{
+        char deferred[] = "d/o", ok[] = "o/d";
+        struct resource_config a, b, *list[] = { fake_resource(&a, 'a', RESOURCE_EXEC, deferred) };
+        struct resource_config *others[] = { fake_resource(&b, 'b', RESOURCE_EXEC, ok) };
+        struct client first = { 0 }, second = { 0 }, other = { 0 };
+
+        begin();
+        client_begin(&first, list, 1);
+        a.path = ok;
+        client_begin(&second, list, 1);
+        ck_assert_str_eq(fake_log, "");
+        ck_assert_int_eq(leases_starvation(&leases), EAGAIN);
+        ck_assert(leases_make_progress(&leases, loop_now(loop), 0));
+        client_begin(&other, others, 1); /* another queue has not heard of it */
+        ck_assert_uint_eq(other.n_loaded, 1);
+        skip_time();
+        ck_assert_int_eq(leases_starvation(&leases), 0);
+        ck_assert_str_eq(fake_log, "+b +a +a ");
+        ck_assert_uint_eq(first.n_loaded + second.n_loaded, 2);
+
+        client_end(&second);
+        client_end(&first);
+        ck_assert_uint_eq(leases_waiting(&leases, loop_now(loop)).n, 2);
+        ck_assert_int_eq(leases_starvation(&leases), EAGAIN);
+        skip_time();
+        ck_assert_uint_eq(first.n_settled + second.n_settled, 2);
+        ck_assert_uint_eq(n_load_failed + n_release_failed, 0);
+        client_end(&other);
+        skip_time();
+        ck_assert_uint_eq(other.n_settled, 1);
+        finish();
+}
+END_TEST
+
+/* A load that was put off is still one that waits: dropped with its client, and not for longer than it may. */
+START_TEST(test_lease_starved_and_dropped)
+{
+        char deferred[] = "d/o";
+        struct resource_config a, *list[] = { fake_resource(&a, 'a', RESOURCE_EXEC, deferred) };
+        struct client first = { 0 }, second = { 0 };
+
+        begin();
+        a.queue_timeout = 10000; /* before the retry */
+        client_begin(&first, list, 1);
+        client_begin(&second, list, 1);
+        client_end(&first);
+        ck_assert_uint_eq(first.n_settled, 1);
+        skip_time();
+        ck_assert_uint_eq(second.n_failed, 1);
+        ck_assert_int_eq(second.failure, LEASE_LOAD_TIMEOUT);
+        ck_assert_uint_eq(second.n_settled, 1);
+        ck_assert_str_eq(fake_log, "");
+        skip_time();
+        finish();
+}
+END_TEST
+
 /* A retry waits without holding a place in the queue. */
 START_TEST(test_lease_retry_leaves_the_queue)
 {
@@ -819,6 +878,6 @@ UNIT_MAIN("lease", test_lease_table, test_lease_every_combination, test_lease_wi
           test_lease_ended_inside_loaded, test_lease_values, test_lease_value_limits,
           test_lease_failed_resource, test_lease_release_what_failed, test_lease_load_timeout,
           test_lease_release_timeout, test_lease_retries, test_lease_retry_many, test_lease_queue_order,
-          test_lease_progress, test_lease_queue_timeout, test_lease_retry_leaves_the_queue,
-          test_lease_queue_is_no_recursion, test_lease_abandon, test_lease_free_unsettled, test_lease_asserts,
-          test_lease_storm)
+          test_lease_progress, test_lease_queue_timeout, test_lease_starved, test_lease_starved_and_dropped,
+          test_lease_retry_leaves_the_queue, test_lease_queue_is_no_recursion, test_lease_abandon,
+          test_lease_free_unsettled, test_lease_asserts, test_lease_storm)
