@@ -32,7 +32,7 @@ static void take(struct slab *slab, size_t i, size_t size)
 {
         objects[i] = slab_alloc(slab);
         ck_assert_ptr_nonnull(objects[i]);
-        ck_assert_uint_eq((uintptr_t)objects[i] % 16, 0);
+        ck_assert_uint_eq((uintptr_t)objects[i] % 8, 0);
         ck_assert(is_filled(objects[i], size, 0));
         memset(objects[i], pattern_of(i), size);
 }
@@ -74,6 +74,57 @@ static void storm(size_t size)
         slab_deinit(&slab);
         ck_assert_uint_eq(slab.n_chunks, 0);
 }
+
+/* Every object that is out is walked once, and nothing else. */
+static void walk(const struct slab *slab)
+{
+        static bool is_seen[N_OBJECTS];
+        size_t n_walked = 0;
+
+        memset(is_seen, 0, sizeof(is_seen));
+        for (uint8_t *object = NULL; (object = slab_next(slab, object)); n_walked++) {
+                size_t i = 0;
+
+                while (i < N_OBJECTS && objects[i] != object)
+                        i++;
+                ck_assert_uint_lt(i, N_OBJECTS);
+                ck_assert(!is_seen[i]);
+                is_seen[i] = true;
+        }
+        ck_assert_uint_eq(n_walked, slab->n_objects);
+}
+
+START_TEST(test_slab_walk)
+{
+        static const size_t sizes[] = { 64, 72, 200, 4096 };
+        struct slab slab;
+
+        random_seed();
+        for (size_t s = 0; s < ARRAY_SIZE(sizes); s++) {
+                slab_init(&slab, sizes[s]);
+                ck_assert_ptr_null(slab_next(&slab, NULL));
+                for (unsigned step = 0; step < 4000; step++) {
+                        size_t i = random_below(N_OBJECTS);
+
+                        if (objects[i])
+                                give(&slab, i, sizes[s]);
+                        else
+                                take(&slab, i, sizes[s]);
+                        if (step % 400 == 0)
+                                walk(&slab);
+                }
+                for (size_t i = 0; i < N_OBJECTS; i++)
+                        if (objects[i] && random_below(100) > 0)
+                                give(&slab, i, sizes[s]);
+                walk(&slab);
+                for (size_t i = 0; i < N_OBJECTS; i++)
+                        if (objects[i])
+                                give(&slab, i, sizes[s]);
+                walk(&slab);
+                slab_deinit(&slab);
+        }
+}
+END_TEST
 
 START_TEST(test_slab_storm)
 {
@@ -142,6 +193,14 @@ static void init_with_size(const void *size)
         slab_init(&slab, *(const size_t *)size);
 }
 
+static void walk_small_ones(const void *argument _unused_)
+{
+        struct slab slab;
+
+        slab_init(&slab, 56);
+        (void)slab_next(&slab, NULL);
+}
+
 static void deinit_with_one_out(const void *argument _unused_)
 {
         struct slab slab;
@@ -157,6 +216,7 @@ START_TEST(test_slab_asserts)
 
         ck_assert(aborts(init_with_size, &too_small));
         ck_assert(aborts(init_with_size, &too_large));
+        ck_assert(aborts(walk_small_ones, NULL));
         ck_assert(aborts(deinit_with_one_out, NULL));
 }
 END_TEST
@@ -233,5 +293,5 @@ START_TEST(test_list_append_asserts)
 }
 END_TEST
 
-UNIT_MAIN("slab", test_slab_storm, test_slab_gives_chunks_back, test_slab_reuses, test_slab_asserts,
-          test_list, test_list_append_asserts)
+UNIT_MAIN("slab", test_slab_storm, test_slab_walk, test_slab_gives_chunks_back, test_slab_reuses,
+          test_slab_asserts, test_list, test_list_append_asserts)
