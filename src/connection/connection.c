@@ -30,8 +30,6 @@ int connections_init(struct connections *connections, struct loop *loop, struct 
                 .scratch = malloc(STREAM_READ_MAX),
         };
         slab_init(&connections->slab, sizeof(struct connection));
-        for (size_t i = 0; i < N_CONNECTION_STATES; i++)
-                list_init(&connections->states[i]);
         return connections->scratch ? 0 : -ENOMEM;
 }
 
@@ -136,20 +134,16 @@ void connection_rearm(struct connection *c)
         timer_arm(loop_wheel(loop_of(c)), &c->timer, connection_deadline(c).usec);
 }
 
-/* The only writer of the state. A closed connection is in no list: it waits for its burial. */
+/* The only writer of the state. A closed connection is not counted: it waits for its burial. */
 static void connection_enter(struct connection *c, enum connection_state state)
 {
         struct connections *connections = shared(c);
 
-        if (list_is_linked(&c->link)) {
-                list_unlink(&c->link);
+        if (c->state != CONNECTION_ACCEPT)
                 connections->n_in_state[c->state]--;
-        }
         c->state = (uint8_t)state;
-        if (state != CONNECTION_CLOSED) {
-                list_append(&connections->states[state], &c->link);
+        if (state != CONNECTION_CLOSED)
                 connections->n_in_state[state]++;
-        }
         if (state >= CONNECTION_RELEASING)
                 timer_disarm(&c->timer);
         else
@@ -601,7 +595,6 @@ static void connection_init(struct connection *c, struct listener *listener, int
         c->fd = fd;
         c->source.fd = -1;
         c->state = CONNECTION_ACCEPT;
-        list_init(&c->link);
         timer_init(&c->timer, connection_timer);
         listener->connections->n_connections++;
 }
@@ -695,38 +688,34 @@ void connection_take_up(struct connection *c, struct listener *listener, int fd,
 
 /* ---- all of them ---- */
 
-static void end_before(struct connections *connections, enum connection_state limit)
+struct connection *connections_next(const struct connections *connections, const struct connection *c)
 {
-        for (enum connection_state state = CONNECTION_HANDSHAKE; state < limit; state++)
-                while (!list_is_empty(&connections->states[state]))
-                        connection_end(container_of(connections->states[state].next, struct connection, link),
-                                       cause_local(CAUSE_SHUTDOWN, 0));
+        struct connection *next = slab_next(&connections->slab, c);
+
+        while (next && next->state == CONNECTION_ACCEPT)
+                next = slab_next(&connections->slab, next);
+        return next;
 }
 
 void connections_end_all(struct connections *connections)
 {
-        end_before(connections, CONNECTION_RELEASING);
+        for (struct connection *c = NULL; (c = connections_next(connections, c));)
+                connection_end(c, cause_local(CAUSE_SHUTDOWN, 0));
 }
 
 void connections_end_early(struct connections *connections)
 {
-        end_before(connections, CONNECTION_READY);
-        for (enum connection_state state = CONNECTION_READY; state <= CONNECTION_HALF_CLOSED; state++)
-                list_for_each (node, &connections->states[state]) {
-                        struct connection *c = container_of(node, struct connection, link);
-
-                        if (!connection_outlives_us(c))
-                                connection_end(c, cause_local(CAUSE_SHUTDOWN, 0));
-                }
+        for (struct connection *c = NULL; (c = connections_next(connections, c));)
+                if (c->state < CONNECTION_READY ||
+                    (c->state < CONNECTION_RELEASING && !connection_outlives_us(c)))
+                        connection_end(c, cause_local(CAUSE_SHUTDOWN, 0));
 }
 
 void connections_abandon_all(struct connections *connections)
 {
-        for (struct list *node; (node = connections->states[CONNECTION_RELEASING].next) !=
-                                &connections->states[CONNECTION_RELEASING];) {
-                struct connection *c = container_of(node, struct connection, link);
-
-                c->lease = lease_free(c->lease);
-                connection_close(c);
-        }
+        for (struct connection *c = NULL; (c = connections_next(connections, c));)
+                if (c->state == CONNECTION_RELEASING) {
+                        c->lease = lease_free(c->lease);
+                        connection_close(c);
+                }
 }

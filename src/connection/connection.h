@@ -24,10 +24,9 @@ struct connections {
         struct loop *loop;
         struct journal *journal;
         struct leases *leases;
-        struct slab slab;
-        struct list states[N_CONNECTION_STATES];
-        size_t n_in_state[N_CONNECTION_STATES];
-        size_t n_connections; /* not closed yet, releasing ones included */
+        struct slab slab;                       /* of all that were not freed yet */
+        size_t n_in_state[N_CONNECTION_STATES]; /* but accept and closed, where none stays */
+        size_t n_connections;                   /* not closed yet, releasing ones included */
         uint64_t n_max;
         uint64_t n_accepted; /* since the start */
         uint64_t next_id;
@@ -51,9 +50,8 @@ struct output {
 /* There may be many idle ones: what only some need is allocated, what can be asked of the kernel is not kept. */
 struct connection {
         struct source source;
-        struct timer timer; /* the earliest of the state's deadlines */
         union {
-                struct list link;   /* in connections->states[state] */
+                struct timer timer; /* the earliest of the state's deadlines */
                 struct grave grave; /* once closed */
         };
         struct listener *listener;
@@ -92,6 +90,13 @@ struct connection *connection_new(struct connections *connections);
 /* The kernel handed over `fd`, which is the connection's from here on, also when it is refused at once. */
 void connection_open(struct connection *connection, struct listener *listener, int fd,
                      const struct address *remote);
+
+/*
+ * Walks all that were opened, in no order: the one behind `connection`, the first with NULL; NULL: no more. Any of them may be
+ * ended on the way.
+ */
+struct connection *connections_next(const struct connections *connections,
+                                    const struct connection *connection);
 
 /* Ends the life, once: the first call decides, later ones are ignored. */
 void connection_end(struct connection *connection, struct ending ending);

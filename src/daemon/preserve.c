@@ -72,11 +72,14 @@ void preserve_tell(struct preserve *preserve)
 
 /* ---- writing ---- */
 
-static const enum connection_state preserved_states[] = { CONNECTION_READY, CONNECTION_HALF_CLOSED };
-
 size_t preserve_n_ready(const struct connections *connections)
 {
         return connections->n_in_state[CONNECTION_READY] + connections->n_in_state[CONNECTION_HALF_CLOSED];
+}
+
+static bool is_ready(const struct connection *c)
+{
+        return c->state == CONNECTION_READY || c->state == CONNECTION_HALF_CLOSED;
 }
 
 /* Everything that is ready, as the next generation, of which nobody knows yet. */
@@ -85,17 +88,12 @@ static int write_all(struct preserve *preserve, bool is_last, struct store **ret
         _cleanup_(store_freep) struct store *store = NULL;
         int r = store_new(&store, ++preserve->generation);
 
-        for (size_t i = 0; i < ARRAY_SIZE(preserved_states); i++)
-                list_for_each (node, &preserve->connections->states[preserved_states[i]]) {
-                        const struct connection *c = container_of(node, struct connection, link);
-
-                        if (r < 0)
-                                break;
-                        if (!connection_outlives_us(c))
-                                continue;
-                        snapshot_write(c, is_last, store_record(store));
-                        r = store_add(store, c->fd);
-                }
+        for (const struct connection *c = NULL; r == 0 && (c = connections_next(preserve->connections, c));) {
+                if (!is_ready(c) || !connection_outlives_us(c))
+                        continue;
+                snapshot_write(c, is_last, store_record(store));
+                r = store_add(store, c->fd);
+        }
         if (r == 0)
                 r = store_flush(store);
         if (r == 0)
@@ -214,10 +212,9 @@ int preserve_hand_over(struct preserve *preserve)
         if (r < 0)
                 return r;
         /* The manager takes the highest generation for the one that counts, and the next start removes the others. */
-        for (size_t i = 0; i < ARRAY_SIZE(preserved_states); i++)
-                while (!list_is_empty(&connections->states[preserved_states[i]]))
-                        connection_pass_on(container_of(connections->states[preserved_states[i]].next,
-                                                        struct connection, link));
+        for (struct connection *c = NULL; (c = connections_next(connections, c));)
+                if (is_ready(c))
+                        connection_pass_on(c);
         return 0;
 }
 
