@@ -1,7 +1,8 @@
 /*
  * address: one endpoint of a connection in 24 bytes, and as text. IPv4-mapped IPv6 addresses become IPv4 at
  * once, so that rules, limits and records never see them. A UNIX peer has no address: the name that it may
- * have bound is its own choice and never used; its text is "unix", its port text is empty.
+ * have bound is its own choice and never used; its text is "unix", its port text is empty. In place of an address
+ * there is room for who it is.
  */
 #pragma once
 
@@ -14,7 +15,13 @@ struct address {
         uint16_t family; /* AF_UNSPEC, AF_INET, AF_INET6 or AF_UNIX */
         uint16_t port;   /* host byte order; 0 for AF_UNIX */
         uint32_t scope;  /* sin6_scope_id, 0 where there is none */
-        uint8_t ip[16];  /* AF_INET uses the first 4 */
+        union {
+                uint8_t ip[16]; /* AF_INET uses the first 4 */
+                struct {
+                        pid_t pid;
+                        uid_t uid;
+                } peer; /* AF_UNIX, where the kernel was asked; no other function here looks at it */
+        };
 };
 
 /* What the socket calls take. */

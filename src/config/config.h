@@ -96,7 +96,8 @@ struct resource_config {
 struct config;
 
 struct listener_config {
-        struct config *config; /* that it is part of: a reference to it keeps this alive */
+        struct config *config;     /* that it is part of: a reference to it keeps this alive */
+        struct listener *listener; /* who listens as it says; not config's, which leaves it NULL */
         char name[CONFIG_NAME_MAX + 1];
         bool enabled;
         struct endpoint *endpoints;

@@ -16,6 +16,10 @@
 
 #define PEER_GROUPS_MAX 1024 /* of a UNIX peer; with more of them no `group` rule matches */
 
+/* With what the slab adds, 200 bytes of memory for an idle connection are promised. */
+_Static_assert(sizeof(struct connection) <= 192,
+               "struct connection outgrew what an idle connection may take");
+
 static void connection_timer(struct timer *timer);
 
 int connections_init(struct connections *connections, struct loop *loop, struct journal *journal,
@@ -43,7 +47,7 @@ void connections_deinit(struct connections *connections)
 
 static struct connections *shared(const struct connection *c)
 {
-        return c->listener->connections;
+        return c->config->listener->connections;
 }
 
 static struct loop *loop_of(const struct connection *c)
@@ -98,8 +102,8 @@ static struct deadline connection_deadline(const struct connection *c)
                                           c->config->idle_timeout, CAUSE_IDLE_TIMEOUT);
                 break;
         case CONNECTION_HALF_CLOSED:
-                deadline_consider(&deadline, c->fin_usec, c->config->half_close_timeout,
-                                  CAUSE_HALF_CLOSE_TIMEOUT);
+                deadline_consider(&deadline, c->received_usec + span_unpack(c->fin),
+                                  c->config->half_close_timeout, CAUSE_HALF_CLOSE_TIMEOUT);
                 break;
         default:
                 break;
@@ -172,8 +176,8 @@ static struct event_connection connection_facts(const struct connection *c, cons
                 .identity = c->identity,
                 .remote = &c->remote,
                 .local = local,
-                .peer_pid = c->peer_pid,
-                .peer_uid = c->peer_uid,
+                .peer_pid = connection_peer_pid(c),
+                .peer_uid = connection_peer_uid(c),
         };
 }
 
@@ -202,8 +206,8 @@ static bool is_ordinary(const struct connection *c, const struct ending *ending)
 static struct event_ending connection_obituary(const struct connection *c, const struct ending *ending)
 {
         bool is_shaken = c->state >= CONNECTION_LOADING, is_ready = c->state >= CONNECTION_READY;
-        uint64_t shaken_usec = is_shaken ? c->shaken_usec : now(c);
-        uint64_t ready_usec = is_ready ? c->ready_usec : now(c);
+        uint64_t duration_usec = now(c) - c->accepted_usec;
+        uint64_t handshake_usec = is_shaken ? connection_handshake_usec(c) : duration_usec;
         struct event_ending obituary = {
                 .cause = cause_name(ending->cause),
                 .initiator = cause_initiator(ending->cause),
@@ -214,9 +218,9 @@ static struct event_ending connection_obituary(const struct connection *c, const
                 .priority = is_probe(c, ending)                   ? LOG_DEBUG
                             : is_shaken && is_ordinary(c, ending) ? LOG_INFO
                                                                   : LOG_NOTICE,
-                .duration_usec = now(c) - c->accepted_usec,
-                .handshake_usec = shaken_usec - c->accepted_usec,
-                .load_usec = is_shaken ? ready_usec - shaken_usec : 0,
+                .duration_usec = duration_usec,
+                .handshake_usec = handshake_usec,
+                .load_usec = is_ready ? connection_load_usec(c) : duration_usec - handshake_usec,
                 .last_receive_usec = now(c) - c->received_usec,
                 .bytes_received = c->bytes_received,
                 .bytes_sent = c->bytes_sent,
@@ -292,9 +296,9 @@ static void connection_bury(struct grave *grave)
         struct connection *c = container_of(grave, struct connection, grave);
         struct connections *connections = shared(c);
 
+        sources_leave(&c->config->listener->sources, c->source_entry);
+        listener_leave(c->config->listener);
         config_unref(c->config->config);
-        sources_leave(&c->listener->sources, c->source_entry);
-        listener_leave(c->listener);
         free(c->identity);
         connection_free(connections, c);
         connections->n_connections--;
@@ -424,7 +428,7 @@ static bool connection_admit(struct connection *c)
 
         if (c->is_unix)
                 connection_find_peer(c, &peer, groups);
-        r = admission_decide(&c->listener->sources, c->config, &peer, now(c), &c->source_entry);
+        r = admission_decide(&c->config->listener->sources, c->config, &peer, now(c), &c->source_entry);
         if (r == ADMISSION_GRANTED)
                 return true;
         connection_end(c, r < 0                   ? cause_local(CAUSE_EXHAUSTED, -r)
@@ -472,7 +476,7 @@ void connection_shaken(struct connection *c)
                         return;
         }
         c->handshake = handshake_free(c->handshake);
-        c->shaken_usec = now(c);
+        c->shaken = span_pack(now(c) - c->accepted_usec);
         connection_step(c, EVENT_SHAKEN);
 }
 
@@ -522,8 +526,8 @@ static void connection_load(struct connection *c)
                 .listener = c->config->name,
                 .identity = c->identity,
                 .remote = c->remote,
-                .peer_pid = c->peer_pid,
-                .peer_uid = c->peer_uid,
+                .peer_pid = connection_peer_pid(c),
+                .peer_uid = connection_peer_uid(c),
         };
 
         if (config->n_resources == 0) {
@@ -552,8 +556,8 @@ static void connection_serve(struct connection *c)
                 connection_local(c, &local);
                 struct event_connection facts = connection_facts(c, &local);
 
-                event_ready(shared(c)->journal, &facts, c->shaken_usec - c->accepted_usec,
-                            c->ready_usec - c->shaken_usec);
+                event_ready(shared(c)->journal, &facts, connection_handshake_usec(c),
+                            connection_load_usec(c));
         }
         line = connection_line(c, c->config->greeting, CAUSE_NONE);
         r = !line ? -ENOMEM : line[0] ? stream_send((struct handler_peer *)c, line, strlen(line)) : 0;
@@ -565,8 +569,10 @@ void connection_step(struct connection *c, enum connection_event event)
 {
         struct connection_edge edge = machine_step(c->state, event);
 
-        if (edge.action == ACTION_SERVE)
-                c->ready_usec = c->received_usec = now(c);
+        if (edge.action == ACTION_SERVE) {
+                c->received_usec = now(c);
+                c->ready = span_pack(now(c) - c->accepted_usec);
+        }
         connection_enter(c, edge.next);
         switch (edge.action) {
         case ACTION_GREET:
@@ -589,8 +595,7 @@ void connection_step(struct connection *c, enum connection_event event)
 /* What is the same for a life that begins and for one that goes on. */
 static void connection_init(struct connection *c, struct listener *listener, int fd)
 {
-        c->listener = listener_join(listener);
-        c->config = listener->config;
+        c->config = listener_join(listener)->config;
         (void)config_ref(c->config->config);
         c->fd = fd;
         c->source.fd = -1;
@@ -617,7 +622,6 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
         c->id = connections->next_id++;
         c->remote = *remote;
         c->is_unix = remote->family == AF_UNIX;
-        c->peer_uid = (uid_t)-1; /* stays so where a PROXY header says that the source is a UNIX socket */
         c->accepted_usec = c->received_usec = now(c);
         listener->n_accepted++;
         connections->n_accepted++;
@@ -626,8 +630,8 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
                 socklen_t length = sizeof(peer);
 
                 (void)getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length);
-                c->peer_pid = peer.pid;
-                c->peer_uid = peer.uid;
+                c->remote.peer.pid = peer.pid;
+                c->remote.peer.uid = peer.uid;
         }
 
         if (event_is_wanted(connections->journal, LOG_DEBUG, false)) {
@@ -667,8 +671,8 @@ void connection_pass_on(struct connection *c)
 void connection_take_up(struct connection *c, struct listener *listener, int fd, struct lease *lease)
 {
         struct connections *connections = listener->connections;
-        struct peer peer = { .address = &c->remote, .uid = c->peer_uid, .gid = (gid_t)-1 };
-        bool was_half_closed = c->fin_usec != 0;
+        struct peer peer = { .address = &c->remote, .uid = connection_peer_uid(c), .gid = (gid_t)-1 };
+        bool was_half_closed = c->fin != 0;
         int r;
 
         connection_init(c, listener, fd);

@@ -54,8 +54,7 @@ struct connection {
                 struct timer timer; /* the earliest of the state's deadlines */
                 struct grave grave; /* once closed */
         };
-        struct listener *listener;
-        struct listener_config *config; /* the one that it was born with; counted */
+        struct listener_config *config; /* the one that it was born with, and so its listener; counted */
         union {
                 struct handshake *handshake; /* in state handshake; NULL: nothing has to be said */
                 struct lease *lease;         /* from loading on; NULL: no resources */
@@ -65,20 +64,39 @@ struct connection {
         struct source_entry *source_entry; /* where it is counted (admission.h); NULL: nowhere */
         uint64_t id;
         uint64_t accepted_usec;
-        uint64_t shaken_usec;
-        uint64_t ready_usec;
-        uint64_t fin_usec;      /* of a FIN that is kept */
         uint64_t received_usec; /* when the last bytes came */
         uint64_t bytes_received;
         uint64_t bytes_sent;
         struct address remote;
-        pid_t peer_pid; /* UNIX sockets */
-        uid_t peer_uid;
+        uint32_t shaken;      /* so long after accepted_usec; this and the next two are packed (clock.h) */
+        uint32_t ready;       /* likewise */
+        uint32_t fin;         /* so long after received_usec came a FIN that is kept; 0: none */
         uint32_t paused_msec; /* since received_usec we did not want to read for so long */
         int fd;
         uint8_t state; /* enum connection_state */
         bool is_unix;  /* its socket; `remote` may be what a PROXY header says */
 };
+
+/* Of UNIX sockets; 0 and (uid_t)-1 where nobody can know, as behind a proxy. */
+static inline pid_t connection_peer_pid(const struct connection *c)
+{
+        return c->is_unix ? c->remote.peer.pid : 0;
+}
+
+static inline uid_t connection_peer_uid(const struct connection *c)
+{
+        return c->is_unix ? c->remote.peer.uid : (uid_t)-1;
+}
+
+static inline uint64_t connection_handshake_usec(const struct connection *c)
+{
+        return span_unpack(c->shaken);
+}
+
+static inline uint64_t connection_load_usec(const struct connection *c)
+{
+        return span_unpack(c->ready) - span_unpack(c->shaken);
+}
 
 int connections_init(struct connections *connections, struct loop *loop, struct journal *journal,
                      struct leases *leases);

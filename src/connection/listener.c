@@ -502,6 +502,7 @@ static void listener_apply(struct listener_plan *plan)
                 config_unref(listener->config->config);
         }
         listener->config = plan->config;
+        listener->config->listener = listener;
         (void)config_ref(plan->config->config);
 
         for (size_t i = 0; i < plan->n_kept; i++) {

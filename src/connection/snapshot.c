@@ -21,14 +21,14 @@ void snapshot_write(const struct connection *c, bool is_last, FILE *file)
         if (c->identity)
                 fields_write(file, "identity", c->identity);
         fields_write(file, "remote", address_text(&c->remote, text));
-        fields_write_u64(file, "peer_pid", (uint64_t)c->peer_pid);
-        fields_write_u64(file, "peer_uid", c->peer_uid);
+        fields_write_u64(file, "peer_pid", (uint64_t)connection_peer_pid(c));
+        fields_write_u64(file, "peer_uid", connection_peer_uid(c));
         fields_write_u64(file, "has_lease", c->lease && lease_is_recorded(c->lease));
         fields_write_u64(file, "is_last", is_last);
         fields_write_u64(file, "accepted", c->accepted_usec);
-        fields_write_u64(file, "shaken", c->shaken_usec);
-        fields_write_u64(file, "ready", c->ready_usec);
-        fields_write_u64(file, "fin", c->state == CONNECTION_HALF_CLOSED ? c->fin_usec : 0);
+        fields_write_u64(file, "shaken", c->accepted_usec + span_unpack(c->shaken));
+        fields_write_u64(file, "ready", c->accepted_usec + span_unpack(c->ready));
+        fields_write_u64(file, "fin", c->fin ? c->received_usec + span_unpack(c->fin) : 0);
         fields_write_u64(file, "received", c->received_usec);
         fields_write_u64(file, "bytes_received", c->bytes_received);
         fields_write_u64(file, "bytes_sent", c->bytes_sent);
@@ -117,6 +117,7 @@ int snapshot_read(struct connection *c, char *const *fields, int fd)
         struct snapshot snapshot;
         int domain = AF_UNSPEC, r = snapshot_identify(fields, &snapshot);
         socklen_t length = sizeof(domain);
+        uint64_t fin_usec = number(fields, "fin");
 
         if (r < 0)
                 return r;
@@ -124,18 +125,21 @@ int snapshot_read(struct connection *c, char *const *fields, int fd)
         c->id = snapshot.id;
         c->is_unix = domain == AF_UNIX;
         address_from_text(&c->remote, fields_get(fields, "remote"));
-        c->peer_pid = (pid_t)number(fields, "peer_pid");
-        c->peer_uid = (uid_t)number(fields, "peer_uid");
+        if (c->is_unix) {
+                c->remote.peer.pid = (pid_t)number(fields, "peer_pid");
+                c->remote.peer.uid = (uid_t)number(fields, "peer_uid");
+        }
         c->accepted_usec = number(fields, "accepted");
-        c->shaken_usec = number(fields, "shaken");
-        c->ready_usec = number(fields, "ready");
-        c->fin_usec = number(fields, "fin");
+        c->shaken = span_pack(number(fields, "shaken") - c->accepted_usec);
+        c->ready = span_pack(number(fields, "ready") - c->accepted_usec);
         c->received_usec = number(fields, "received");
         c->bytes_received = number(fields, "bytes_received");
         c->bytes_sent = number(fields, "bytes_sent");
         c->paused_msec = (uint32_t)number(fields, "paused");
         if (!number(fields, "is_last") && !c->is_unix)
                 recount(c, fd);
+        if (fin_usec > 0)
+                c->fin = MAX(span_pack(fin_usec > c->received_usec ? fin_usec - c->received_usec : 0), 1U);
         r = read_unsent(c, fields);
         if (r == 0 && identity && !(c->identity = strdup(identity)))
                 r = -ENOMEM;

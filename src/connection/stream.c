@@ -11,7 +11,7 @@
 
 static struct connections *shared(const struct connection *c)
 {
-        return c->listener->connections;
+        return c->config->listener->connections;
 }
 
 /* What a call said ends the connection. */
@@ -169,7 +169,7 @@ static void receive_fin(struct connection *c)
                 end_observed(c, OPERATION_RECEIVE, 0, error);
                 return;
         }
-        c->fin_usec = loop_now(shared(c)->loop);
+        c->fin = MAX(span_pack(loop_now(shared(c)->loop) - c->received_usec), 1U);
         connection_step(c, EVENT_FIN);
 }
 

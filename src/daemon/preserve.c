@@ -271,8 +271,8 @@ static void end_homeless(struct taking *taking, const struct connection *c, cons
                 .identity = c->identity,
                 .remote = &c->remote,
                 .local = &(struct address){ .family = AF_UNSPEC },
-                .peer_pid = c->peer_pid,
-                .peer_uid = c->peer_uid,
+                .peer_pid = connection_peer_pid(c),
+                .peer_uid = connection_peer_uid(c),
         };
         const struct event_ending ending = {
                 .cause = cause_name(CAUSE_SHUTDOWN),
@@ -282,8 +282,8 @@ static void end_homeless(struct taking *taking, const struct connection *c, cons
                 .sentence = cause_sentence(CAUSE_SHUTDOWN),
                 .priority = LOG_INFO,
                 .duration_usec = now_usec - c->accepted_usec,
-                .handshake_usec = c->shaken_usec - c->accepted_usec,
-                .load_usec = c->ready_usec - c->shaken_usec,
+                .handshake_usec = connection_handshake_usec(c),
+                .load_usec = connection_load_usec(c),
                 .last_receive_usec = now_usec - c->received_usec,
                 .bytes_received = c->bytes_received,
                 .bytes_sent = c->bytes_sent,

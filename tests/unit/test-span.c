@@ -11,6 +11,24 @@
 #define MINUTE (60 * S)
 #define H      (60 * MINUTE)
 
+START_TEST(test_span_pack)
+{
+        uint32_t before = 0;
+
+        for (uint64_t usec = 0; usec < UINT64_C(1) << 59; usec += 1 + usec / 7) {
+                for (uint64_t near = usec > 2 ? usec - 2 : 0; near < usec + 2; near++) {
+                        uint64_t again = span_unpack(span_pack(near));
+
+                        ck_assert_uint_ge(again, near);
+                        ck_assert_uint_le(again - near, near < UINT64_C(1) << 30 ? 0 : near / 1000000);
+                }
+                ck_assert_uint_ge(span_pack(usec), before);
+                before = span_pack(usec);
+        }
+        ck_assert_uint_ge(span_pack(USEC_INFINITY), before);
+}
+END_TEST
+
 START_TEST(test_span_parse)
 {
         static const struct {
@@ -240,5 +258,5 @@ START_TEST(test_boolean)
 }
 END_TEST
 
-UNIT_MAIN("span", test_span_parse, test_span_format, test_span_round_trip, test_size, test_count,
-          test_boolean)
+UNIT_MAIN("span", test_span_pack, test_span_parse, test_span_format, test_span_round_trip, test_size,
+          test_count, test_boolean)
