@@ -236,10 +236,18 @@ static void claim_begin_load(struct claim *claim)
         queue_run(claim->queue);
 }
 
+/* Its load() was not called, and will not be: somebody else may have what its type kept for it. */
+static void claim_drop(struct claim *claim)
+{
+        if (claim->type->drop)
+                claim->type->drop(claim);
+}
+
 static void claim_intent_secured(struct claim *claim, int error)
 {
         if (error < 0) {
                 queue_leave(claim);
+                claim_drop(claim);
                 claim_fail_load(claim, LEASE_LOAD_FAILED, false, -1, "the ledger cannot be written");
                 return;
         }
@@ -263,6 +271,7 @@ static void claim_drop_intent(struct claim *claim)
         claim_enter(claim, CLAIM_EMPTY, USEC_INFINITY);
         (void)claim_save(claim);
         queue_leave(claim);
+        claim_drop(claim);
 }
 
 static void claim_begin_release(struct claim *claim)
@@ -299,10 +308,11 @@ static void claim_timer(struct timer *timer)
         case CLAIM_INTENDED:
                 sync_deinit(&claim->sync);
                 queue_leave(claim);
+                claim_drop(claim);
                 claim_fail_load(claim, LEASE_LOAD_TIMEOUT, false, -1, disk_timed_out);
                 break;
         case CLAIM_WAITING:
-                claim->type->drop(claim);
+                claim_drop(claim);
                 claim_fail_load(claim, claim->wait_failure, false, -1, claim->wait_reason);
                 break;
         case CLAIM_LOADING:
@@ -566,8 +576,8 @@ static void lease_step_release(struct lease *lease)
                         claim_drop_intent(claim);
                         break;
                 case CLAIM_WAITING: /* likewise */
-                        claim->type->drop(claim);
                         claim_enter(claim, CLAIM_EMPTY, USEC_INFINITY);
+                        claim_drop(claim);
                         break;
                 case CLAIM_LOADED:
                         if (is_quarantined && claim->type->is_exclusive)

@@ -11,7 +11,8 @@
  *                What is already gone counts as released. May be called again after a failure
  *      stop      load or release under way is to end at once (time is up): it still ends with one of the above
  *      save      writes `data` as fields for the ledger; restore reads them back in a later run
- *      drop      of a claim that said claim_wait(): it does not wait any more; nothing was begun, nothing is told
+ *      drop      of a claim that said claim_wait(), or whose load() was not called yet, as after claim_proceed(): it
+ *                will not be loaded, and gives up its place. Nothing was begun, nothing is told
  *      forget    frees `data`; nothing is under way then, or it is killed without waiting
  *
  * What the claims of a type share (the items of a pool, a bus) hangs in leases->shared[kind], which is the type's own:
@@ -58,6 +59,7 @@ struct resource_type {
 extern const struct resource_type resource_type_none;
 extern const struct resource_type resource_type_directory;
 extern const struct resource_type resource_type_exec;
+extern const struct resource_type resource_type_pool;
 
 const struct resource_type *resource_type_of(enum resource_kind kind); /* NULL: not in this version */
 const struct resource_type *resource_type_find(const char *name);      /* NULL: no such type */

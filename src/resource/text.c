@@ -131,8 +131,11 @@ static int restore_claim(struct lease *lease, char **fields)
         r = lease_claim_init(lease, i, type, name);
         claim->is_persistent = is_persistent;
         claim->was_under_way = !streq(state, "loaded");
-        if (r < 0 || streq(state, "empty") || (lease->is_rebooted && !is_persistent))
+        if (r < 0 || streq(state, "empty"))
                 return r;
+        /* What went with the machine; but what is exclusive stays so for what outlived it. */
+        if (lease->is_rebooted && !is_persistent && !type->is_exclusive)
+                return 0;
         return restore_held(claim, fields);
 }
 

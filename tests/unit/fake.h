@@ -7,6 +7,7 @@
  *      v  comes with a bad value        1  as a release: fails once, then succeeds
  *      i  cannot be prepared            n  as i, out of memory
  *      d  cannot be begun at first, for want of a process; then succeeds
+ *      w  waits until the test calls fake_proceed(), then succeeds; e  is refused (both: RESOURCE_POOL)
  *      ?  one of these at random
  *
  * The hooks check what must hold at any moment: order, one at a time, bounds of the queue, no release of what
@@ -19,20 +20,24 @@
 
 #include "journal/events.h"
 #include "resource/lease.h"
+#include <stdarg.h>
 
 struct fake {
         struct list link; /* in fake_pending while something is under way that ends later */
         struct claim *claim;
         char load, release;
-        bool is_loading, is_releasing, is_stopped;
+        bool is_loading, is_releasing, is_stopped, has_waited;
         bool may_exist; /* there is something to release */
         unsigned n_loads, n_releases, n_released, n_deferred;
 };
 
 static struct list fake_pending = LIST_INIT(fake_pending);
+static struct list fake_waiting = LIST_INIT(fake_waiting);
 static size_t n_fakes, n_existing, n_fake_loads, n_fake_releases;
 static bool fake_stop_is_late;
-static char fake_log[512];      /* "+a" load, "-a" release, "!a" stop; not kept when it is full */
+#define FAKE_WAIT_USEC (9 * USEC_PER_SEC)
+static char fake_log
+        [512]; /* "+a" load, "-a" release, "!a" stop, "?a" wait, "~a" drop; not kept when it is full */
 static void (*fake_hook)(void); /* called before anything is done: a moment to crash */
 
 static void fake_note(char what, const struct claim *claim)
@@ -49,7 +54,9 @@ static int fake_prepare(struct claim *claim, char **ret_reason)
 {
         const char *script = claim->config->path;
         struct fake *fake;
-        char load = script[0] == '?' ? "oooollllsfvid"[random_below(claim->queue ? 13 : 12)] : script[0];
+        char load = script[0] != '?'    ? script[0]
+                    : claim->type->drop ? "ooowwwwei"[random_below(9)]
+                                        : "oooollllsfvid"[random_below(claim->queue ? 13 : 12)];
 
         ck_assert_ptr_null(claim->data); /* once */
         if (load == 'n')
@@ -140,6 +147,29 @@ static void fake_check_bounds(const struct claim *claim)
                 ck_assert_uint_le(claim->queue->n_under_way, claim->queue->n_max);
 }
 
+static void fake_wait(struct fake *fake)
+{
+        fake->has_waited = true;
+        fake_note('?', fake->claim);
+        list_append(&fake_waiting, &fake->link);
+        claim_wait(fake->claim, FAKE_WAIT_USEC, LEASE_POOL_EMPTY, "it waited in vain");
+}
+
+static inline void fake_proceed(struct fake *fake)
+{
+        list_unlink(&fake->link);
+        claim_proceed(fake->claim);
+}
+
+static void fake_drop(struct claim *claim)
+{
+        struct fake *fake = claim->data;
+
+        ck_assert(fake->n_loads == 0 && !fake->may_exist);
+        fake_note('~', claim);
+        list_unlink(&fake->link);
+}
+
 static void fake_load(struct claim *claim)
 {
         struct fake *fake = claim->data;
@@ -151,7 +181,15 @@ static void fake_load(struct claim *claim)
         for (struct claim *c = claim->lease->claims; c < claim; c++)
                 if (c->state != CLAIM_LOADED)
                         ck_abort_msg("a claim is loaded before the one in front of it");
+        if (fake->load == 'w' && !fake->has_waited) {
+                fake_wait(fake);
+                return;
+        }
         ck_assert_uint_eq(fake->n_loads++, 0);
+        if (fake->load == 'e') {
+                claim_load_refused(claim, "nothing is left");
+                return;
+        }
         fake->is_loading = true;
         n_fake_loads++;
         fake_check_bounds(claim);
@@ -161,13 +199,14 @@ static void fake_load(struct claim *claim)
         if (fake->load == 'l')
                 list_append(&fake_pending, &fake->link);
         else
-                fake_end_load(fake, fake->load);
+                fake_end_load(fake, fake->load == 'w' ? 'o' : fake->load);
 }
 
 static void fake_release(struct claim *claim)
 {
         const struct lease *lease = claim->lease;
         struct fake *fake = claim->data;
+        bool is_quarantined = false;
         char how = fake->release == '?' ? "oooollllf1d"[random_below(claim->queue ? 11 : 10)] : fake->release;
 
         if (how == 'd') {
@@ -177,8 +216,12 @@ static void fake_release(struct claim *claim)
                 return;
         }
         for (const struct claim *c = claim + 1; c < lease->claims + lease->n_claims; c++)
-                if (c->state != CLAIM_EMPTY && c->state != CLAIM_QUARANTINED)
+                if (c->state == CLAIM_QUARANTINED)
+                        is_quarantined = true;
+                else if (c->state != CLAIM_EMPTY && !(c->type->is_exclusive && c->state == CLAIM_LOADED))
                         ck_abort_msg("a claim is released before the one behind it");
+        if (is_quarantined && claim->type->is_exclusive)
+                ck_abort_msg("%s may still be used", claim->name);
         if (!fake->may_exist || fake->is_loading || fake->is_releasing || fake->n_released > 0)
                 ck_abort_msg("%s: nothing to release", claim->name);
         fake->n_releases++;
@@ -253,20 +296,33 @@ static void fake_forget(struct claim *claim)
         .prepare = fake_prepare, .load = fake_load, .release = fake_release, .stop = fake_stop, \
         .save = fake_save, .restore = fake_restore, .forget = fake_forget
 
-/* Kinds stand for: RESOURCE_NONE: neither queued nor recorded; RESOURCE_DIRECTORY: recorded; RESOURCE_EXEC: both. */
+/*
+ * Kinds stand for: RESOURCE_NONE: neither queued nor recorded; RESOURCE_DIRECTORY: recorded; RESOURCE_EXEC: both;
+ * RESOURCE_POOL: recorded, may wait, and exclusive.
+ */
 static const struct resource_type fake_types[N_RESOURCE_KINDS] = {
         [RESOURCE_NONE] = { .name = "fake-none", FAKE_HOOKS },
         [RESOURCE_DIRECTORY] = { .name = "fake-directory", .is_recorded = true, FAKE_HOOKS },
         [RESOURCE_EXEC] = { .name = "fake-exec", .is_recorded = true, .is_queued = true, FAKE_HOOKS },
+        [RESOURCE_POOL] = { .name = "fake-pool",
+                            .is_recorded = true,
+                            .is_exclusive = true,
+                            .drop = fake_drop,
+                            FAKE_HOOKS },
 };
+static const struct resource_type *fake_pool; /* a test may link the real one */
 
 const struct resource_type *resource_type_of(enum resource_kind kind)
 {
+        if (kind == RESOURCE_POOL && fake_pool)
+                return fake_pool;
         return fake_types[kind].name ? &fake_types[kind] : NULL;
 }
 
 const struct resource_type *resource_type_find(const char *name)
 {
+        if (fake_pool && streq(fake_pool->name, name))
+                return fake_pool;
         for (size_t i = 0; i < ARRAY_SIZE(fake_types); i++)
                 if (fake_types[i].name && streq(fake_types[i].name, name))
                         return &fake_types[i];
@@ -369,7 +425,7 @@ struct config *config_unref(struct config *config)
 }
 
 static unsigned n_load_failed, n_release_failed, n_quarantined_said, n_messages, last_n_left;
-static char last_reason[256];
+static char last_reason[256], last_output[256];
 
 void event_load_failed(struct journal *journal _unused_, const struct event_connection *connection,
                        const struct event_resource *resource)
@@ -397,12 +453,23 @@ void event_quarantined(struct journal *journal _unused_, const struct event_conn
 }
 
 void event_output(struct journal *journal _unused_, const struct event_connection *connection _unused_,
-                  const char *resource _unused_, const char *phase, const char *line _unused_)
+                  const char *resource _unused_, const char *phase, const char *line)
 {
         (void)snprintf(last_reason, sizeof(last_reason), "%s", phase);
+        (void)snprintf(last_output, sizeof(last_output), "%s", line);
 }
 
-void log_message(struct journal *journal _unused_, int priority _unused_, const char *format _unused_, ...)
+static void (*fake_message)(const char *text); /* hears what is logged */
+
+void log_message(struct journal *journal _unused_, int priority _unused_, const char *format, ...)
 {
+        static char text[16384];
+        va_list arguments;
+
         n_messages++;
+        va_start(arguments, format);
+        (void)vsnprintf(text, sizeof(text), format, arguments);
+        va_end(arguments);
+        if (fake_message)
+                fake_message(text);
 }

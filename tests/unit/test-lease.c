@@ -52,6 +52,14 @@ static void client_failed(struct lease *lease, enum lease_failure failure, void 
         client_end(client);
 }
 
+static bool has_quarantined_behind(const struct lease *lease, size_t i)
+{
+        while (++i < lease->n_claims)
+                if (lease->claims[i].state == CLAIM_QUARANTINED)
+                        return true;
+        return false;
+}
+
 static void client_settled(struct lease *lease, void *userdata)
 {
         struct client *client = userdata;
@@ -61,7 +69,8 @@ static void client_settled(struct lease *lease, void *userdata)
         for (size_t i = 0; i < lease->n_claims; i++) {
                 const struct fake *fake = lease->claims[i].data;
 
-                ck_assert(!fake || !fake->may_exist || lease->claims[i].state == CLAIM_QUARANTINED);
+                ck_assert(!fake || !fake->may_exist || lease->claims[i].state == CLAIM_QUARANTINED ||
+                          (lease->claims[i].type->is_exclusive && has_quarantined_behind(lease, i)));
         }
         client->lease = lease_free(lease);
 }
@@ -723,6 +732,135 @@ START_TEST(test_lease_queue_is_no_recursion)
 }
 END_TEST
 
+/* ---- what waits for an item ---- */
+
+static struct fake *first_waiting(void)
+{
+        return list_is_empty(&fake_waiting) ? NULL : container_of(fake_waiting.next, struct fake, link);
+}
+
+/* Two others around one of the kind that waits. */
+static void begin_around(struct client *client, struct resource_config resources[static 3], char *script)
+{
+        static char ok[] = "o/o";
+        struct resource_config *list[] = { fake_resource(&resources[0], 'a', RESOURCE_EXEC, ok),
+                                           fake_resource(&resources[1], 'b', RESOURCE_POOL, script),
+                                           fake_resource(&resources[2], 'c', RESOURCE_EXEC, ok) };
+
+        begin();
+        client_begin(client, list, 3);
+}
+
+START_TEST(test_lease_wait)
+{
+        struct resource_config resources[3];
+        struct client client = { 0 };
+        char waits[] = "w/o";
+
+        begin_around(&client, resources, waits);
+        ck_assert_str_eq(fake_log, "+a ?b ");
+        check_deadline(&client, 1, FAKE_WAIT_USEC);
+        fake_proceed(first_waiting());
+        ck_assert_uint_eq(client.n_loaded, 1);
+        ck_assert_uint_eq(wheel_next(loop_wheel(loop)), USEC_INFINITY);
+        client_end(&client);
+        ck_assert_str_eq(fake_log, "+a ?b +b +c -c -b -a ");
+        finish();
+}
+END_TEST
+
+START_TEST(test_lease_wait_timeout)
+{
+        struct resource_config resources[3];
+        struct client client = { 0 };
+        char waits[] = "w/o";
+
+        begin_around(&client, resources, waits);
+        skip_time();
+        ck_assert_uint_eq(client.n_failed, 1);
+        ck_assert_int_eq(client.failure, LEASE_POOL_EMPTY);
+        ck_assert_str_eq(last_reason, "it waited in vain");
+        ck_assert_str_eq(fake_log, "+a ?b ~b -a ");
+        ck_assert_uint_eq(client.n_settled, 1);
+        finish();
+}
+END_TEST
+
+START_TEST(test_lease_ended_while_it_waits)
+{
+        struct resource_config resources[3];
+        struct client client = { 0 };
+        char waits[] = "w/o";
+
+        begin_around(&client, resources, waits);
+        client_end(&client);
+        ck_assert_str_eq(fake_log, "+a ?b ~b -a ");
+        ck_assert_uint_eq(client.n_settled, 1);
+        ck_assert_uint_eq(n_load_failed, 0);
+        ck_assert_ptr_null(first_waiting());
+        finish();
+
+        begin_around(&client, resources, waits);
+        client.lease = lease_free(client.lease); /* abandoned */
+        ck_assert_ptr_null(first_waiting());
+        finish();
+}
+END_TEST
+
+START_TEST(test_lease_refused)
+{
+        char refused[] = "e/o", ok[] = "o/o";
+        struct resource_config a, b,
+                *list[] = { fake_resource(&a, 'a', RESOURCE_EXEC, ok),
+                            fake_resource(&b, 'b', RESOURCE_POOL, refused) };
+        struct client client = { 0 };
+
+        begin();
+        b.on_load_failure = LOAD_FAILURE_RELEASE; /* nothing was done that could be released */
+        client_begin(&client, list, 2);
+        ck_assert_uint_eq(client.n_failed, 1);
+        ck_assert_int_eq(client.failure, LEASE_POOL_EMPTY);
+        ck_assert_str_eq(last_reason, "nothing is left");
+        ck_assert_str_eq(fake_log, "+a -a ");
+        ck_assert_uint_eq(client.n_settled, 1);
+        finish();
+}
+END_TEST
+
+/* What is exclusive is not released while something behind it may still use it; what stands behind that is. */
+START_TEST(test_lease_exclusive)
+{
+        char fails[] = "o/f", ok[] = "o/o";
+        struct resource_config a, b, c, d,
+                *list[] = { fake_resource(&a, 'a', RESOURCE_POOL, ok),
+                            fake_resource(&b, 'b', RESOURCE_DIRECTORY, ok),
+                            fake_resource(&c, 'c', RESOURCE_EXEC, fails),
+                            fake_resource(&d, 'd', RESOURCE_POOL, ok) };
+        struct client client = { 0 };
+        struct lease *lease;
+
+        begin();
+        c.release_attempts = 1;
+        client_begin(&client, list, 4);
+        lease = client.lease;
+        client_end(&client);
+        ck_assert_uint_eq(client.n_settled, 1);
+        ck_assert_str_eq(fake_log, "+a +b +c +d -d -c -b ");
+        ck_assert_int_eq(lease->claims[0].state, CLAIM_LOADED);
+
+        leases_retry(&leases); /* in vain */
+        ck_assert_str_eq(fake_log, "+a +b +c +d -d -c -b -c ");
+        ck_assert_uint_eq(leases.n_quarantined, 1);
+        ck_assert_int_eq(lease->claims[0].state, CLAIM_LOADED);
+
+        ((struct fake *)lease->claims[2].data)->release = 'o';
+        leases_retry(&leases);
+        ck_assert_str_eq(fake_log, "+a +b +c +d -d -c -b -c -c -a ");
+        ck_assert_uint_eq(leases.n_leases, 0);
+        finish();
+}
+END_TEST
+
 /* ---- the end of the daemon ---- */
 
 START_TEST(test_lease_abandon)
@@ -804,6 +942,20 @@ END_TEST
 
 /* ---- a storm ---- */
 
+/* Exclusive claims that are kept for what is quarantined behind them. */
+static size_t count_kept(void)
+{
+        size_t n_kept = 0;
+
+        list_for_each (node, &leases.all) {
+                const struct lease *lease = container_of(node, struct lease, link);
+
+                for (size_t i = 0; i < lease->n_claims; i++)
+                        n_kept += lease->claims[i].state == CLAIM_LOADED;
+        }
+        return n_kept;
+}
+
 START_TEST(test_lease_storm)
 {
         enum { N = 1000, N_RESOURCES = 4 };
@@ -816,15 +968,18 @@ START_TEST(test_lease_storm)
         begin();
         for (unsigned i = 0; i < N_RESOURCES; i++) {
                 list[i] = fake_resource(&resources[i], (char)('a' + i),
-                                        i == 2 ? RESOURCE_DIRECTORY : RESOURCE_EXEC, script);
+                                        i == 1   ? RESOURCE_POOL
+                                        : i == 2 ? RESOURCE_DIRECTORY
+                                                 : RESOURCE_EXEC,
+                                        script);
                 list[i]->max_concurrent = 3 + i;
                 list[i]->queue_timeout = 60 * S;
-                list[i]->on_load_failure = i == 1 ? LOAD_FAILURE_RELEASE : LOAD_FAILURE_NOTHING;
+                list[i]->on_load_failure = i == 3 ? LOAD_FAILURE_RELEASE : LOAD_FAILURE_NOTHING;
         }
         while (n_settled < N) {
                 struct client *client = &clients[random_below(n_begun + 1) % N];
 
-                switch (random_below(8)) {
+                switch (random_below(9)) {
                 case 0:
                 case 1:
                         if (n_begun < N) {
@@ -840,6 +995,10 @@ START_TEST(test_lease_storm)
                 case 3:
                         if (random_below(4) == 0 && wheel_next(loop_wheel(loop)) != USEC_INFINITY)
                                 skip_time();
+                        break;
+                case 4:
+                        if (first_waiting())
+                                fake_proceed(first_waiting());
                         break;
                 default:
                         if (oldest())
@@ -857,7 +1016,7 @@ START_TEST(test_lease_storm)
                 ck_assert(leases_make_progress(&leases, 0, 0));
         }
         n_quarantined = leases.n_quarantined;
-        ck_assert_uint_eq(n_existing, n_quarantined); /* nothing else is left */
+        ck_assert_uint_eq(n_existing, n_quarantined + count_kept()); /* nothing else is left */
         for (size_t i = 0; i < N; i++)
                 ck_assert_uint_le(clients[i].n_loaded + clients[i].n_failed, 1);
 
@@ -879,5 +1038,6 @@ UNIT_MAIN("lease", test_lease_table, test_lease_every_combination, test_lease_wi
           test_lease_failed_resource, test_lease_release_what_failed, test_lease_load_timeout,
           test_lease_release_timeout, test_lease_retries, test_lease_retry_many, test_lease_queue_order,
           test_lease_progress, test_lease_queue_timeout, test_lease_starved, test_lease_starved_and_dropped,
-          test_lease_retry_leaves_the_queue, test_lease_queue_is_no_recursion, test_lease_abandon,
-          test_lease_free_unsettled, test_lease_asserts, test_lease_storm)
+          test_lease_retry_leaves_the_queue, test_lease_queue_is_no_recursion, test_lease_wait,
+          test_lease_wait_timeout, test_lease_ended_while_it_waits, test_lease_refused, test_lease_exclusive,
+          test_lease_abandon, test_lease_free_unsettled, test_lease_asserts, test_lease_storm)
