@@ -113,6 +113,17 @@ static int parse_arguments(int argc, char **argv, struct arguments *ret)
         return -1;
 }
 
+/* What a check shows although the configuration is good. */
+static int print_warnings(const struct config *config)
+{
+        _cleanup_strv_free_ char **warnings = NULL;
+        int r = config_warnings(config, &warnings);
+
+        for (char **warning = warnings; warning && *warning; warning++)
+                (void)printf("%s\n", *warning);
+        return r;
+}
+
 int main(int argc, char **argv)
 {
         _cleanup_(config_unrefp) struct config *config = NULL;
@@ -135,7 +146,7 @@ int main(int argc, char **argv)
         }
         switch (arguments.mode) {
         case MODE_CHECK:
-                return EXIT_OK;
+                return print_warnings(config) < 0 ? EXIT_RUNTIME : EXIT_OK;
         case MODE_PRINT:
                 return config_print(config, stdout) < 0 ? EXIT_RUNTIME : EXIT_OK;
         case MODE_EXPLAIN:

@@ -389,3 +389,32 @@ void check_config(struct config *config)
         }
         check_listeners(config);
 }
+
+/* ---- what is no fault ---- */
+
+static bool shares_its_port(const struct listener_config *listener)
+{
+        return listener->enabled && listener->reuse_port;
+}
+
+int config_warnings(const struct config *config, char ***ret_warnings)
+{
+        _cleanup_strv_free_ char **warnings = NULL;
+        char where[CONFIG_WHERE_MAX];
+        int r = 0;
+
+        for (size_t i = 0; i < config->n_listeners; i++) {
+                const struct listener_config *listener = config->listeners[i];
+                const struct section *section = section_of(config, listener);
+
+                for (size_t k = 0; r == 0 && shares_its_port(listener) && k < listener->n_resources; k++)
+                        if (listener->resources[k]->kind == RESOURCE_POOL)
+                                r = strv_appendf(&warnings,
+                                                 "%s: warning: daemons that share the port do not share the "
+                                                 "pool '%s'",
+                                                 config_where(config, section->text, "reuse_port", where),
+                                                 listener->resources[k]->name);
+        }
+        *ret_warnings = r == 0 ? TAKE_PTR(warnings) : NULL;
+        return r;
+}

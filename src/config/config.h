@@ -156,6 +156,12 @@ struct config {
 enum { CONFIG_E_INVALID = 1 };
 int config_load(const char *path, struct config **ret_config, char ***ret_faults);
 
+/*
+ * What is allowed and hardly meant, as a strv of the same form ("FILE:LINE: key = value: warning: message"), NULL
+ * where there is nothing. 0 or -ENOMEM.
+ */
+int config_warnings(const struct config *config, char ***ret_warnings);
+
 struct config *config_ref(struct config *config);
 struct config *config_unref(struct config *config); /* takes NULL, returns NULL */
 DEFINE_CLEANUP(struct config *, config_unref);

@@ -203,17 +203,69 @@ static void set_endpoints(struct listener_config *listener, const char *text, co
 
 /* ---- items ---- */
 
-static int add_item(char ***items, const char *text, const char **ret_reason)
+/* A strv that grows fast: a range is written out. */
+struct items {
+        char **texts;
+        size_t n, n_allocated;
+};
+
+static void items_deinit(struct items *items)
 {
-        if (strlen(text) > ITEM_MAX) {
-                *ret_reason = "an item is too long";
+        strv_free(items->texts);
+}
+
+/* Takes `text`; NULL: out of memory. */
+static int add_item_take(struct items *items, char *text, const char **ret_reason)
+{
+        if (text && items->n == ITEMS_MAX) {
+                free(text);
+                *ret_reason = "there are too many items";
                 return -EINVAL;
         }
-        return strv_append(items, text);
+        if (text && items->n + 1 >= items->n_allocated) {
+                size_t n_wanted = MAX((size_t)16, 2 * items->n_allocated);
+                char **grown = reallocarray(items->texts, n_wanted, sizeof(*grown));
+
+                if (grown) {
+                        items->texts = grown;
+                        items->n_allocated = n_wanted;
+                }
+        }
+        if (!text || items->n + 1 >= items->n_allocated) {
+                free(text);
+                return -ENOMEM;
+        }
+        items->texts[items->n++] = text;
+        items->texts[items->n] = NULL;
+        return 0;
+}
+
+/* It becomes the value of a resource. */
+static const char *check_item(const char *text)
+{
+        if (*text == '\0')
+                return "an item is empty";
+        if (strlen(text) > ITEM_MAX)
+                return "an item is too long";
+        for (; *text; text++)
+                if ((unsigned char)*text < ' ' || *text == 0x7f)
+                        return "an item has a control character";
+        return NULL;
+}
+
+static int add_item(struct items *items, const char *text, const char **ret_reason)
+{
+        const char *reason = check_item(text);
+
+        if (reason) {
+                *ret_reason = reason;
+                return -EINVAL;
+        }
+        return add_item_take(items, strdup(text), ret_reason);
 }
 
 /* "10000-10099", and "01-16" with its zeros; anything else is one item. */
-static int add_items(char ***items, const char *text, const char **ret_reason)
+static int add_items(struct items *items, const char *text, const char **ret_reason)
 {
         size_t n_first = strspn(text, "0123456789");
         const char *last_text = text + n_first + 1;
@@ -229,8 +281,13 @@ static int add_items(char ***items, const char *text, const char **ret_reason)
                 *ret_reason = last < first ? "the range ends before it begins" : "the range is too long";
                 return -EINVAL;
         }
-        for (uint64_t i = first; r == 0 && i <= last; i++)
-                r = strv_appendf(items, "%0*" PRIu64, width, i);
+        for (uint64_t i = first; r == 0 && i <= last; i++) {
+                char *item;
+
+                if (asprintf(&item, "%0*" PRIu64, width, i) < 0)
+                        item = NULL;
+                r = add_item_take(items, item, ret_reason);
+        }
         return r;
 }
 
@@ -261,30 +318,31 @@ static const char *find_twice(char *const *items, struct ini *ini)
 static void set_items(const struct key *key, void *object, const char *text, const struct ini_entry *entry,
                       struct ini *ini)
 {
-        _cleanup_strv_free_ char **words = NULL, **items = NULL;
+        _cleanup_(items_deinit) struct items items = { 0 };
+        _cleanup_strv_free_ char **words = NULL;
         char ***to = field(key, object);
         const char *reason = NULL, *twice;
         int r = list_split(text, &words, &reason);
 
         for (size_t i = 0; r == 0 && words[i]; i++)
                 r = add_items(&items, words[i], &reason);
+        if (r == 0 && entry && items.n == 0) {
+                reason = "there is no item";
+                r = -EINVAL;
+        }
         if (r == -EINVAL) {
                 fault(ini, entry, reason);
-                return;
-        }
-        if (r == 0 && strv_length(items) > ITEMS_MAX) {
-                fault(ini, entry, "there are too many items");
                 return;
         }
         if (r < 0) {
                 ini->error = r;
                 return;
         }
-        twice = items ? find_twice(items, ini) : NULL;
+        twice = items.n > 0 ? find_twice(items.texts, ini) : NULL;
         if (twice)
                 ini_fault_at(ini, entry, "%s: '%s' is there twice", key->name, twice);
         strv_free(*to);
-        *to = TAKE_PTR(items);
+        *to = TAKE_PTR(items.texts);
 }
 
 /* ---- rules ---- */

@@ -89,6 +89,15 @@ static int max_connections(const struct daemon *daemon, const struct config *con
         return -EMFILE;
 }
 
+static void say_warnings(const struct daemon *daemon, const struct config *config)
+{
+        _cleanup_strv_free_ char **warnings = NULL;
+
+        (void)config_warnings(config, &warnings);
+        for (char **warning = warnings; warning && *warning; warning++)
+                log_message(daemon->journal, LOG_WARNING, "%s", *warning);
+}
+
 /* Listeners and limits, whole or not at all. */
 int reload_apply(struct daemon *daemon, struct config *config, char **ret_fault)
 {
@@ -114,6 +123,7 @@ int reload_apply(struct daemon *daemon, struct config *config, char **ret_fault)
         daemon->connections.n_max = n_max;
         listeners_commit(&daemon->listeners, plans, n_plans);
         free(plans);
+        say_warnings(daemon, config);
         return 0;
 }
 
