@@ -7,6 +7,7 @@ static const struct resource_type *const types[N_RESOURCE_KINDS] = {
         [RESOURCE_NONE] = &resource_type_none,
         [RESOURCE_DIRECTORY] = &resource_type_directory,
         [RESOURCE_EXEC] = &resource_type_exec,
+        [RESOURCE_POOL] = &resource_type_pool,
 };
 
 const struct resource_type *resource_type_of(enum resource_kind kind)

@@ -12,8 +12,8 @@ from collections import Counter
 from harness import Failure, eventually, expect, expect_equal
 from machine import Service, machine, main, scene
 
-# Each way in: a port, a UNIX socket, and a port with nothing to hold.
-HOME, SOCKET, BARE = 7400, "/run/tetherd/socket", 7401
+# Each way in: a port, a UNIX socket, a port with nothing to hold, and one with two seats.
+HOME, SOCKET, BARE, SEATED = 7400, "/run/tetherd/socket", 7401, 7402
 EFFECTS = "/var/lib/tetherd/effects"
 CONFIG = """
 preserve = %s
@@ -32,6 +32,17 @@ listen = 127.0.0.1:7401
 handler = echo
 half_close = keep
 send_buffer = 4096
+
+[listener:seated]
+listen = 127.0.0.1:7402
+handler = echo
+resources = seat
+greeting = %%{seat}
+refusal = BUSY %%c
+
+[resource:seat]
+type = pool
+items = seat-1, seat-2
 
 [resource:mark]
 type = exec
@@ -391,6 +402,26 @@ def a_crash_that_nobody_sees():
                 expect_equal(int(record["TETHERD_BYTES_SENT"]), len(b"welcome me\n") + n_echoed, "bytes sent")
         expect_equal(names, [client.id for client in clients], "ids")
         tetherd.expect_balanced(eof=4)
+
+
+@scene(over=("restart", "crash"))
+def an_item_stays_with_its_connection(how):
+    with Preserving("always") as tetherd:
+        clients = [tetherd.connect(SEATED) for _ in range(2)]
+        for n, client in enumerate(clients, 1):
+            expect_equal(client.receive_line(), f"seat-{n}\n", "item")
+            client.echo()
+        for n in (1, 2):
+            getattr(tetherd, how)()
+            for client in clients:
+                client.echo()
+            expect_equal(tetherd.connect(SEATED).receive_rest(), b"BUSY pool-empty\n", "what a third is told")
+            leaving = clients.pop(0)
+            tetherd.leave(leaving)
+            tetherd.wait_ended(leaving, "eof")
+            clients.append(tetherd.connect(SEATED))
+            expect_equal(clients[-1].receive_line(), f"seat-{n}\n", "the item that was given back")
+            clients[-1].echo()
 
 
 @scene()

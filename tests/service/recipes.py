@@ -26,6 +26,14 @@ max_connections_per_source = 1
 listen = 127.0.0.1:7402
 resources = fragile
 
+[listener:seated]
+listen = 127.0.0.1:7403
+resources = ports
+
+[resource:ports]
+type = pool
+items = port-1, port-2, port-3
+
 [resource:session]
 type = exec
 load = /bin/sh -c 'echo value; echo "set up for $TETHERD_CONNECTION"'
@@ -71,6 +79,7 @@ class History:
         self.fragile = self.client(7402)
         self.fragile.close()
         tetherd.wait_record("quarantined", TETHERD_CONNECTION=self.fragile.id)
+        self.seated = [self.client(7403) for _ in range(3)]
         self.refuse()
         self.vanish()
 
@@ -158,8 +167,19 @@ class History:
 
     def tried_again(self, said):
         expect_equal(said, "", "what systemctl reload says")
-        eventually(lambda: not list(machine().path("/run/tetherd/leases").iterdir()), "it is released")
+        record = machine().path(f"/run/tetherd/leases/{self.fragile.id}")
+        eventually(lambda: not record.exists(), "it is released")
         machine().path("/run/tetherd/mended").unlink()
+
+    def pools_asked_for(self, said):
+        expect_equal(said, "", "what systemctl kill says")
+        self.tetherd.wait_record(MESSAGE=re.compile("^summary: pool ports: .* held by"))
+
+    def holder(self, said):
+        expect(f"port-3 held by {self.seated[2].id}" in said, f"the holder is named: {said}")
+
+    def holders_before(self, said):
+        expect_equal(re.findall(r"connection (\w+) load of ports: took", said), [self.seated[2].id], "who took port-3")
 
     def summary_asked_for(self, said):
         expect_equal(said, "", "what systemctl kill says")
@@ -177,7 +197,8 @@ class History:
 WANTED = [History.explain, History.last_endings, History.one_life, History.one_life_explained,
           History.one_ending_with_all_fields, History.not_orderly, History.counts, History.lost_to_the_network,
           History.turned_away, History.only_counted, History.quarantined, History.tried_again,
-          History.summary_asked_for, History.summary, History.no_gap]
+          History.pools_asked_for, History.holder, History.holders_before, History.summary_asked_for, History.summary,
+          History.no_gap]
 
 
 @scene()

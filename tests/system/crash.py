@@ -22,7 +22,12 @@ def config(first="no", others="no"):
     return f"""
 [listener:shop]
 listen = <tcp4>
-resources = workdir, one, empty, two
+resources = seat, workdir, one, empty, two
+
+[resource:seat]
+type = pool
+items = the-only-one
+persistent = {first}
 
 [resource:workdir]
 type = directory

@@ -582,6 +582,7 @@ END_TEST
 #define L              "[listener:a]\nlisten = 127.0.0.1:1\n"
 #define U              "[listener:a]\nlisten = /run/x.sock\n"
 #define X              "[resource:x]\ntype = exec\nload = sh\n"
+#define P              "[resource:x]\ntype = pool\nitems = "
 #define NOT_OF_SYSTEMD " has no effect on sockets of systemd: set "
 #define UNSUPPORTED    " is not supported by this version of tetherd"
 #define CUT                                                                                                \
@@ -794,13 +795,32 @@ static const struct {
         { L "handler_timeout = x\n",
           MAIN ":3: handler_timeout = x: it must be a time such as 30s or 1min 30s, at least 1ms" },
         { L "handler_timeout = 30000ms\n", NULL },
-        { "[resource:x]\ntype = pool\nitems = 1-5\nwhen_empty = wait\nmode = x\nitms = 3\n",
-          MAIN ":2: type = pool" UNSUPPORTED "\n" MAIN
-               ":6: unknown key 'itms' in [resource:x]; did you mean 'items'?" },
         { "[resource:x]\ntype = unit\n", MAIN ":2: type = unit" UNSUPPORTED },
         { X "persistent = yes\n", NULL },
         { X "persistent = maybe\n",
           MAIN ":4: persistent = maybe: it must be yes or no (true, false, on, off, 1, 0)" },
+
+        /* pools */
+        { "[resource:x]\ntype = pool\nitems = 1-5\nwhen_empty = wait\nmode = x\nitms = 3\n",
+          MAIN ":5: mode does not belong to a resource of type pool\n" MAIN
+               ":6: unknown key 'itms' in [resource:x]; did you mean 'items'?" },
+        { P "a\nwhen_empty = wait\nwait_timeout = 10ms\n", NULL },
+        { P "a\nwhen_empty = block\n", MAIN ":4: when_empty = block: it must be one of reject, wait" },
+        { P "a\nwait_timeout = 0\n",
+          MAIN ":4: wait_timeout = 0: it must be a time such as 30s or 1min 30s, at least 1ms, or infinity" },
+        { P "\n", MAIN ":1: [resource:x] has no items" },
+        { "[resource:x]\ntype = pool\n", MAIN ":1: [resource:x] has no items" },
+        { P ",\n", MAIN ":3: items = ,: there is no item" },
+        { P "a \"\"\n", MAIN ":3: items = a \"\": an item is empty" },
+        { P "\"a\\tb\"\n", MAIN ":3: items = \"a\\tb\": an item has a control character" },
+        { P "\"a\n", MAIN ":3: items = \"a: the double quote is not closed" },
+        { P "5-1\n", MAIN ":3: items = 5-1: the range ends before it begins" },
+        { P "a, 0-1000000\n", MAIN ":3: items = a, 0-1000000: the range is too long" },
+        { P "a, 1-1000000\n", MAIN ":3: items = a, 1-1000000: there are too many items" },
+        { P "1-3, 5, 3-4\n", MAIN ":3: items: '3' is there twice" },
+        { P "a b a\n", MAIN ":3: items: 'a' is there twice" },
+        { P "01-03, 3, 1-2\n", NULL },
+        { L "reuse_port = yes\nresources = x\n" P "a\n", NULL },
 
         /* sections as a whole */
         { "\n[listener:a]\nnodelay = no\n", MAIN ":2: [listener:a] has no listen" },
@@ -899,6 +919,91 @@ END_TEST
 /* ---- the limits of inih ---- */
 
 #define DIGITS_49 "1234567890123456789012345678901234567890123456789"
+
+START_TEST(test_items)
+{
+        static const struct {
+                const char *text, *items;
+        } rows[] = {
+                { "8-11", "8 9 10 11" },
+                { "7-7", "7" },
+                { "0-2", "0 1 2" },
+                { "08-11", "08 09 10 11" },
+                { "098-101", "098 099 100 101" },
+                { "9-011", "9 10 11" },
+                { "00-01, 0", "00 01 0" },
+                { "tty-1 tty-2,tty-3", "tty-1 tty-2 tty-3" },
+                { "1-2-3, 4-, -5, 1-x, 6", "1-2-3 4- -5 1-x 6" },
+                { "999999999999999998-999999999999999999", "999999999999999998 999999999999999999" },
+                { "1000000000000000000-1000000000000000001", "1000000000000000000-1000000000000000001" },
+                { "a,\n  b\n  3-4", "a b 3 4" },
+                { "\"1-2\"", "1 2" },
+        };
+
+        enter();
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                char text[256], all[256] = "";
+
+                (void)snprintf(text, sizeof(text), "[resource:x]\ntype = pool\nitems = %s\n", rows[i].text);
+                _cleanup_(config_unrefp) struct config *config = load(text);
+                char **items = config->resources[0]->items;
+
+                for (size_t k = 0; items[k]; k++)
+                        (void)snprintf(all + strlen(all), sizeof(all) - strlen(all), "%s%s", k > 0 ? " " : "",
+                                       items[k]);
+                ck_assert_msg(streq(all, rows[i].items), "%s is %s", rows[i].text, all);
+        }
+        leave();
+}
+END_TEST
+
+/* As many as there may be: no time goes by. */
+START_TEST(test_items_many)
+{
+        enter();
+        _cleanup_(config_unrefp) struct config *config =
+                load("[resource:x]\ntype = pool\nitems = 000000-999999\n");
+        ck_assert_uint_eq(strv_length(config->resources[0]->items), 1000000);
+        ck_assert_str_eq(config->resources[0]->items[4711], "004711");
+        leave();
+}
+END_TEST
+
+/* What is allowed, and hardly meant. */
+START_TEST(test_warnings)
+{
+        static const char pools[] = "[resource:ports]\ntype = pool\nitems = 1-5\n"
+                                    "[resource:lines]\ntype = pool\nitems = 1-5\n"
+                                    "[resource:x]\ntype = none\n";
+        static const struct {
+                const char *keys, *warnings;
+        } rows[] = {
+                { "resources = ports\n", "" },
+                { "reuse_port = yes\nresources = x\n", "" },
+                { "reuse_port = yes\nresources = ports\nenabled = no\n", "" },
+                { "reuse_port = yes\nresources = ports, x, lines\n",
+                  MAIN ":3: reuse_port = yes: warning: daemons that share the port do not share the pool "
+                       "'ports'\n" MAIN ":3: reuse_port = yes: warning: daemons that share the port do not "
+                       "share the pool 'lines'\n" },
+        };
+
+        enter();
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                _cleanup_strv_free_ char **warnings = NULL;
+                char text[512], all[512] = "";
+
+                (void)snprintf(text, sizeof(text), "[listener:a]\nlisten = 127.0.0.1:1\n%s%s", rows[i].keys,
+                               pools);
+                _cleanup_(config_unrefp) struct config *config = load(text);
+
+                ck_assert_int_eq(config_warnings(config, &warnings), 0);
+                for (size_t k = 0; warnings && warnings[k]; k++)
+                        (void)snprintf(all + strlen(all), sizeof(all) - strlen(all), "%s\n", warnings[k]);
+                ck_assert_str_eq(all, rows[i].warnings);
+        }
+        leave();
+}
+END_TEST
 
 START_TEST(test_limits)
 {
@@ -1183,6 +1288,6 @@ START_TEST(test_installed_file)
 END_TEST
 
 UNIT_MAIN("config", test_example, test_rich, test_print_fixpoint, test_print_text, test_print_wrap,
-          test_print_wrap_hash, test_keepalive, test_faults, test_limits, test_lines, test_drop_ins,
-          test_unreadable, test_environment, test_needs_restart, test_references, test_table,
-          test_installed_file)
+          test_print_wrap_hash, test_keepalive, test_faults, test_items, test_items_many, test_warnings,
+          test_limits, test_lines, test_drop_ins, test_unreadable, test_environment, test_needs_restart,
+          test_references, test_table, test_installed_file)

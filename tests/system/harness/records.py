@@ -27,6 +27,7 @@ CAUSES = {
     "limit": (("accept",), (0,), ("local",)),
     "load-failed": (("handshake",), (0,), ("local",)),
     "load-timeout": (("handshake",), (0,), ("local",)),
+    "pool-empty": (("handshake",), (0,), ("local",)),
     "shutdown": (("close",), (0,), ("local",)),
 }
 
