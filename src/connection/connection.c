@@ -701,17 +701,25 @@ struct connection *connections_next(const struct connections *connections, const
         return next;
 }
 
-void connections_end_all(struct connections *connections)
+static void end_before(struct connections *connections, enum connection_state limit)
 {
         for (struct connection *c = NULL; (c = connections_next(connections, c));)
-                connection_end(c, cause_local(CAUSE_SHUTDOWN, 0));
+                if (c->state < limit)
+                        connection_end(c, cause_local(CAUSE_SHUTDOWN, 0));
+}
+
+void connections_end_all(struct connections *connections)
+{
+        end_before(connections,
+                   CONNECTION_READY); /* or what the others give back would make some of them ready */
+        end_before(connections, CONNECTION_RELEASING);
 }
 
 void connections_end_early(struct connections *connections)
 {
+        end_before(connections, CONNECTION_READY);
         for (struct connection *c = NULL; (c = connections_next(connections, c));)
-                if (c->state < CONNECTION_READY ||
-                    (c->state < CONNECTION_RELEASING && !connection_outlives_us(c)))
+                if (c->state < CONNECTION_RELEASING && !connection_outlives_us(c))
                         connection_end(c, cause_local(CAUSE_SHUTDOWN, 0));
 }
 
