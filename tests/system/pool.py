@@ -319,7 +319,7 @@ def a_crash_gives_back_what_is_released_alone():
         expect_silent(next_one)
         (daemon.directory / "broken").unlink()
         daemon.reload()
-        expect_equal(item_of(next_one), "a", "item")
+        expect(item_of(next_one) in ("a", "b"), "it gets what is given back first")
         daemon.idle_files = idle_files
 
 
