@@ -22,7 +22,12 @@ hello = yes
 greeting = hello %h, %{mark}
 refusal = BUSY %c
 max_connections_per_source = 100
-resources = workdir, mark
+resources = seat, workdir, mark
+
+[resource:seat]
+type = pool
+items = 1-100
+when_empty = wait
 
 [resource:workdir]
 type = directory
