@@ -150,8 +150,6 @@ static void connection_enter(struct connection *c, enum connection_state state)
                 connections->n_in_state[state]++;
         if (state >= CONNECTION_RELEASING)
                 timer_disarm(&c->timer);
-        else
-                connection_rearm(c);
 }
 
 /* ---- what is told of it ---- */
@@ -274,15 +272,13 @@ static const char *template_specifier(void *userdata, char letter, const char *n
         }
 }
 
-/* The template as a line; "" for an empty one. NULL: out of memory. */
+/* The template as a line. NULL: out of memory. */
 static char *connection_line(const struct connection *c, const char *template, enum cause cause)
 {
         struct template_scope scope = { .c = c, .cause = cause };
         _cleanup_free_ char *text = NULL, *reason = NULL;
         char *line;
 
-        if (template[0] == '\0')
-                return strdup("");
         if (specifier_expand(template, 0, template_specifier, &scope, &text, &reason) < 0 ||
             asprintf(&line, "%s\n", text) < 0)
                 return NULL;
@@ -315,9 +311,12 @@ static void connection_close_socket(struct connection *c)
 
 static void connection_refuse(struct connection *c, enum cause cause)
 {
-        _cleanup_free_ char *line = connection_line(c, c->config->refusal, cause);
+        _cleanup_free_ char *line = NULL;
 
-        if (line && line[0])
+        if (c->config->refusal[0] == '\0')
+                return;
+        line = connection_line(c, c->config->refusal, cause);
+        if (line)
                 stream_say_last(c, line);
 }
 
@@ -559,8 +558,10 @@ static void connection_serve(struct connection *c)
                 event_ready(shared(c)->journal, &facts, connection_handshake_usec(c),
                             connection_load_usec(c));
         }
+        if (c->config->greeting[0] == '\0')
+                return;
         line = connection_line(c, c->config->greeting, CAUSE_NONE);
-        r = !line ? -ENOMEM : line[0] ? stream_send((struct handler_peer *)c, line, strlen(line)) : 0;
+        r = line ? stream_send((struct handler_peer *)c, line, strlen(line)) : -ENOMEM;
         if (r < 0)
                 stream_break(c, -r);
 }
@@ -590,6 +591,9 @@ void connection_step(struct connection *c, enum connection_event event)
         default:
                 assert(false); /* the ways out are connection_end() and connection_settled() */
         }
+        /* Most go from accept to ready at one go: what they want on the way, nobody sees. */
+        if (c->state == edge.next)
+                connection_rearm(c);
 }
 
 /* What is the same for a life that begins and for one that goes on. */
