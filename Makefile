@@ -17,7 +17,7 @@ ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now $(LDFLAGS)
 LIBS = $(shell pkg-config --libs $(PACKAGES))
 
 # In layer order. Nothing calls upward: a unit test names the objects that it links, and would not link.
-BASE := $(addprefix base/,address span cidr rules words fields slab)
+BASE := $(addprefix base/,address span cidr rules words fields slab index unitname)
 LOOP := $(addprefix loop/,loop timer child lines sync)
 JOURNAL := $(addprefix journal/,record ring limit sink journal events)
 CONFIG := $(addprefix config/,ini suggest keys number value section check print config)
@@ -61,6 +61,8 @@ UNIT_admission := $(addprefix base/,address span cidr rules slab) connection/adm
 UNIT_machine := connection/machine
 UNIT_proxy := base/address connection/proxy
 UNIT_handshake := base/address connection/proxy connection/handshake
+UNIT_index := base/index
+UNIT_unitname := base/unitname
 UNIT_lock := service/lock
 UNIT_ids := service/ids
 UNIT_loop := loop/timer loop/loop
@@ -69,7 +71,7 @@ UNIT_lease := base/address base/span base/words base/fields loop/timer loop/loop
 UNIT_ledger := $(UNIT_lease)
 UNIT_pool := $(UNIT_lease) resource/pool
 UNIT_connection := $(BASE) loop/timer loop/loop $(addprefix service/,notify fds unit store) $(addprefix resource/,environment lease text ledger) $(HANDLER) $(CONNECTION)
-UNIT := timer span words address cidr config journal events notify fds store child environment directory exec slab cause machine admission proxy handshake lock ids loop sync lease ledger pool connection
+UNIT := timer span words address cidr config journal events notify fds store child environment directory exec slab index unitname cause machine admission proxy handshake lock ids loop sync lease ledger pool connection
 
 define unit-test
 $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.o)
