@@ -718,6 +718,12 @@ void lease_take_up(struct lease *lease)
 {
         assert(lease_is_loaded(lease));
         lease->is_recovered = false;
+        for (size_t i = 0; i < lease->n_claims; i++) {
+                struct claim *claim = &lease->claims[i];
+
+                if (claim->state == CLAIM_LOADED && claim->type->take_up)
+                        claim->type->take_up(claim);
+        }
 }
 
 void lease_load(struct lease *lease)

@@ -11,6 +11,7 @@
  *                What is already gone counts as released. May be called again after a failure
  *      stop      load or release under way is to end at once (time is up): it still ends with one of the above
  *      save      writes `data` as fields for the ledger; restore reads them back in a later run
+ *      take_up   of what was restored and is loaded: its connection lived on, so it is not released but goes on
  *      drop      of a claim that said claim_wait(), or whose load() was not called yet, as after claim_proceed(): it
  *                will not be loaded, and gives up its place. Nothing was begun, nothing is told
  *      forget    frees `data`; nothing is under way then, or it is killed without waiting
@@ -48,7 +49,8 @@ struct resource_type {
         void (*stop)(struct claim *claim);
         int (*save)(const struct claim *claim, char ***fields); /* appends "name=value"; 0 or -ENOMEM */
         int (*restore)(struct claim *claim, char *const *fields, char **ret_reason);
-        void (*drop)(struct claim *claim); /* NULL: never waits */
+        void (*take_up)(struct claim *claim); /* NULL: nothing has to be done for it */
+        void (*drop)(struct claim *claim);    /* NULL: never waits */
         void (*forget)(struct claim *claim);
         int (*configure)(struct leases *leases,
                          const struct config *config); /* 0; or -ENOMEM, nothing changed */

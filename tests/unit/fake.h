@@ -33,7 +33,7 @@ struct fake {
 
 static struct list fake_pending = LIST_INIT(fake_pending);
 static struct list fake_waiting = LIST_INIT(fake_waiting);
-static size_t n_fakes, n_existing, n_fake_loads, n_fake_releases;
+static size_t n_fakes, n_existing, n_fake_loads, n_fake_releases, n_fake_take_ups;
 static bool fake_stop_is_late;
 #define FAKE_WAIT_USEC (9 * USEC_PER_SEC)
 static char fake_log
@@ -279,6 +279,15 @@ static int fake_restore(struct claim *claim, char *const *fields, char **ret_rea
         return 0;
 }
 
+static void fake_take_up(struct claim *claim)
+{
+        const struct fake *fake = claim->data;
+
+        ck_assert_int_eq(claim->state, CLAIM_LOADED);
+        ck_assert(fake->may_exist);
+        n_fake_take_ups++;
+}
+
 static void fake_forget(struct claim *claim)
 {
         struct fake *fake = claim->data;
@@ -294,7 +303,7 @@ static void fake_forget(struct claim *claim)
 
 #define FAKE_HOOKS                                                                              \
         .prepare = fake_prepare, .load = fake_load, .release = fake_release, .stop = fake_stop, \
-        .save = fake_save, .restore = fake_restore, .forget = fake_forget
+        .save = fake_save, .restore = fake_restore, .take_up = fake_take_up, .forget = fake_forget
 
 /*
  * Kinds stand for: RESOURCE_NONE: neither queued nor recorded; RESOURCE_DIRECTORY: recorded; RESOURCE_EXEC: both;

@@ -14,7 +14,7 @@ static struct config config;
 
 struct client {
         struct lease *lease;
-        unsigned n_loaded, n_failed, n_settled;
+        unsigned n_loaded, n_failed, n_lost, n_settled;
         enum lease_failure failure;
         bool is_ended;
         bool ends_when_loaded;
@@ -60,6 +60,19 @@ static bool has_quarantined_behind(const struct lease *lease, size_t i)
         return false;
 }
 
+static void client_lost(struct lease *lease, enum lease_loss loss, void *userdata)
+{
+        struct client *client = userdata;
+
+        ck_assert_ptr_eq(lease, client->lease);
+        ck_assert(!client->is_ended);
+        ck_assert_int_eq(loss, LEASE_RESOURCE_LOST);
+        ck_assert_uint_eq(client->n_failed + client->n_lost++, 0);
+        ck_assert_str_eq(lease->loss_reason, "it ended");
+        ck_assert_int_eq(lease->loss_status, 3);
+        client_end(client);
+}
+
 static void client_settled(struct lease *lease, void *userdata)
 {
         struct client *client = userdata;
@@ -78,6 +91,7 @@ static void client_settled(struct lease *lease, void *userdata)
 static const struct lease_callbacks callbacks = {
         .loaded = client_loaded,
         .failed = client_failed,
+        .lost = client_lost,
         .settled = client_settled,
 };
 
@@ -1033,6 +1047,53 @@ START_TEST(test_lease_storm)
 }
 END_TEST
 
+/* What was loaded ends by itself: the first to do so ends the connection, and is released like the others. */
+START_TEST(test_lost)
+{
+        struct resource_config configs[3], *resources[] = { &configs[0], &configs[1], &configs[2] };
+        struct client client = { 0 };
+
+        begin();
+        (void)fake_resource(&configs[0], 'a', RESOURCE_NONE, (char *)"o/l");
+        (void)fake_resource(&configs[1], 'b', RESOURCE_NONE, (char *)"o/o");
+        (void)fake_resource(&configs[2], 'c', RESOURCE_NONE, (char *)"o/o");
+        client_begin(&client, resources, 3);
+        ck_assert_uint_eq(client.n_loaded, 1);
+        claim_lost(&client.lease->claims[1], LEASE_RESOURCE_LOST, 3, "it ended");
+        ck_assert_uint_eq(client.n_lost, 1);
+        ck_assert_str_eq(lease_failed_resource(client.lease), "b");
+        claim_lost(&client.lease->claims[0], LEASE_RESOURCE_LOST, 4, "too late");
+        fake_complete(oldest(), 'o');
+        ck_assert_ptr_null(client.lease);
+        ck_assert_str_eq(fake_log, "+a +b +c -c -b -a ");
+        finish();
+
+        /* While a later one loads: that one runs to its end first. */
+        begin();
+        configs[2].path = (char *)"l/o";
+        configs[0].path = (char *)"o/o";
+        client_begin(&client, resources, 3);
+        claim_lost(&client.lease->claims[0], LEASE_RESOURCE_LOST, 3, "it ended");
+        ck_assert_uint_eq(client.n_lost, 1);
+        ck_assert_uint_eq(client.n_loaded, 0);
+        fake_complete(oldest(), 'o');
+        ck_assert_ptr_null(client.lease);
+        ck_assert_str_eq(fake_log, "+a +b +c -c -b -a ");
+        finish();
+
+        /* When the connection ends anyhow it is no news. */
+        begin();
+        configs[2].path = (char *)"o/l";
+        client_begin(&client, resources, 3);
+        client_end(&client);
+        claim_lost(&client.lease->claims[0], LEASE_RESOURCE_LOST, 3, "it ended");
+        ck_assert_uint_eq(client.n_lost, 0);
+        fake_complete(oldest(), 'o');
+        ck_assert_ptr_null(client.lease);
+        finish();
+}
+END_TEST
+
 UNIT_MAIN("lease", test_lease_table, test_lease_every_combination, test_lease_without_resources,
           test_lease_ended_inside_loaded, test_lease_values, test_lease_value_limits,
           test_lease_failed_resource, test_lease_release_what_failed, test_lease_load_timeout,
@@ -1040,4 +1101,4 @@ UNIT_MAIN("lease", test_lease_table, test_lease_every_combination, test_lease_wi
           test_lease_progress, test_lease_queue_timeout, test_lease_starved, test_lease_starved_and_dropped,
           test_lease_retry_leaves_the_queue, test_lease_queue_is_no_recursion, test_lease_wait,
           test_lease_wait_timeout, test_lease_ended_while_it_waits, test_lease_refused, test_lease_exclusive,
-          test_lease_abandon, test_lease_free_unsettled, test_lease_asserts, test_lease_storm)
+          test_lease_abandon, test_lease_free_unsettled, test_lease_asserts, test_lease_storm, test_lost)

@@ -599,7 +599,9 @@ START_TEST(test_ledger_take_up)
                 ck_assert_uint_eq(restore(), 1);
                 ck_assert_msg(lease_is_loaded(lease) == rows[i].is_loaded, "row %zu", i);
                 if (lease_is_loaded(lease)) {
+                        n_fake_take_ups = 0;
                         lease_take_up(lease);
+                        ck_assert_uint_eq(n_fake_take_ups, 2); /* each that is recorded */
                         ck_assert(!lease->is_recovered);
                         ck_assert_str_eq(lease_value(lease, "a"), "a");
                         crash(); /* once more: the record is as good as before */
