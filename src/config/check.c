@@ -3,6 +3,7 @@
  * names that lead nowhere, values that are not there yet, addresses wanted twice, programs that do not exist.
  * It looks at the file system (stat(2), access(2)) and changes nothing.
  */
+#include "base/unitname.h"
 #include "config/section.h"
 #include "config/suggest.h"
 #include <stdio.h>
@@ -97,6 +98,22 @@ static int find_needs(const char *template, unsigned flags, struct needs *needs,
         return needs->error < 0 ? needs->error : r;
 }
 
+/* Whether it comes to the name of a unit that can be started, whatever the specifiers stand for. */
+static void check_unit(struct config *config, const struct section *section, const struct key *key,
+                       const char *template)
+{
+        struct needs needs = { .flags = key->flags };
+        _cleanup_free_ char *name = NULL, *reason = NULL;
+        int r = specifier_expand(template, 0, note_need, &needs, &name, &reason);
+
+        strv_free(needs.names);
+        if (r == -ENOMEM || needs.error < 0)
+                config->origins->ini.error = -ENOMEM;
+        else if (r == 0 && unit_name_fault(name))
+                section_fault(config, section, key->name, "%s = %s: %s", key->name, template,
+                              unit_name_fault(name));
+}
+
 /* Whether the names that the templates of one key need exist; and for a path or unit, that it is one's own. */
 static void check_templates(struct config *config, const struct section *section, const struct key *key)
 {
@@ -117,6 +134,8 @@ static void check_templates(struct config *config, const struct section *section
                                 config, section, key->name,
                                 "%s = %s: it must differ between connections, by %%i, %%h, %%p or %%{name}",
                                 key->name, templates[i]);
+                else if (key->type == KEY_UNIT && *templates[i] != '\0')
+                        check_unit(config, section, key, templates[i]);
         }
         for (size_t i = 0; needs.names && needs.names[i]; i++)
                 if (!config_find_resource(config, needs.names[i]))

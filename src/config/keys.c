@@ -43,7 +43,7 @@ static const struct key_word half_closes[] = {
 static const struct key_word types[] = {
         { "none", RESOURCE_NONE, false },      { "directory", RESOURCE_DIRECTORY, false },
         { "exec", RESOURCE_EXEC, false },      { "pool", RESOURCE_POOL, false },
-        { "process", RESOURCE_PROCESS, true }, { "unit", RESOURCE_UNIT, true },
+        { "process", RESOURCE_PROCESS, true }, { "unit", RESOURCE_UNIT, false },
         { "helper", RESOURCE_HELPER, true },   { NULL, 0, false },
 };
 static const struct key_word when_emptys[] = {

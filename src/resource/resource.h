@@ -62,6 +62,7 @@ extern const struct resource_type resource_type_none;
 extern const struct resource_type resource_type_directory;
 extern const struct resource_type resource_type_exec;
 extern const struct resource_type resource_type_pool;
+extern const struct resource_type resource_type_unit;
 
 const struct resource_type *resource_type_of(enum resource_kind kind); /* NULL: not in this version */
 const struct resource_type *resource_type_find(const char *name);      /* NULL: no such type */

@@ -246,6 +246,14 @@ SD_CALL(sd_event_wait, (sd_event *event, uint64_t usec), (event, usec), ENOMEM)
 SD_CALL(sd_bus_open_system, (sd_bus **bus), (bus), ENOMEM, ECONNREFUSED)
 SD_CALL(sd_bus_attach_event, (sd_bus *bus, sd_event *event, int priority), (bus, event, priority), ENOMEM)
 SD_CALL(sd_bus_path_encode, (const char *prefix, const char *name, char **path), (prefix, name, path), ENOMEM)
+SD_CALL(sd_bus_path_decode, (const char *path, const char *prefix, char **name), (path, prefix, name), ENOMEM)
+SD_CALL(sd_bus_add_match_async, (sd_bus *bus, sd_bus_slot **slot, const char *rule, sd_bus_message_handler_t handler,
+        sd_bus_message_handler_t installed, void *userdata), (bus, slot, rule, handler, installed, userdata),
+        ENOMEM, ENOTCONN)
+SD_CALL(sd_bus_message_enter_container, (sd_bus_message *message, char type, const char *contents),
+        (message, type, contents), ENOMEM, EBADMSG)
+SD_CALL(sd_bus_message_exit_container, (sd_bus_message *message), (message), EBADMSG)
+SD_CALL(sd_bus_message_skip, (sd_bus_message *message, const char *types), (message, types), EBADMSG)
 
 /* ---- processes; a child's calls are counted like ours ---- */
 

@@ -29,6 +29,10 @@ static struct {
         int save_result;
         bool is_disk_slow;
         char **saved; /* the fields of the last save */
+        unsigned n_lost;
+        enum lease_loss loss;
+        char lost_text[1024];
+        unsigned n_messages;
 } seen;
 
 static void hear(enum said said, bool is_said, int exit_status, const char *text)
@@ -95,6 +99,19 @@ void claim_release_failed(struct claim *claim _unused_, int exit_status, const c
         hear(RELEASE_FAILED, true, exit_status, reason);
 }
 
+void claim_lost(struct claim *claim _unused_, enum lease_loss loss, int exit_status, const char *reason)
+{
+        seen.n_lost++;
+        seen.loss = loss;
+        seen.exit_status = exit_status;
+        (void)snprintf(seen.lost_text, sizeof(seen.lost_text), "%s", reason);
+}
+
+void log_message(struct journal *journal _unused_, int priority _unused_, const char *format _unused_, ...)
+{
+        seen.n_messages++;
+}
+
 int claim_save(struct claim *claim);
 
 /* What waits for the disk; seen.is_disk_slow: until the test calls it. */
@@ -142,7 +159,7 @@ static struct claim *claims_open(const struct resource_type *type)
         ck_assert_int_eq(sigprocmask(SIG_BLOCK, &mask, NULL), 0);
         ck_assert_int_eq(loop_new(&loop), 0);
         seen.said = NOTHING;
-        seen.n_said = seen.n_saves = 0;
+        seen.n_said = seen.n_saves = seen.n_lost = seen.n_messages = 0;
         seen.save_result = 0;
         leases = (struct leases){ .loop = loop };
         lease = calloc(1, sizeof(*lease) + ARRAY_SIZE(names) * sizeof(lease->claims[0]));
