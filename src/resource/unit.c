@@ -64,10 +64,10 @@ struct unit {
         struct unit_name names[N_NAMES]; /* an alias, and what systemd calls it in its signals */
         const char *mode;
         enum unit_state state;
-        enum unit_seen seen; /* since its start was asked for */
-        bool is_watched;     /* its end is its connection's */
-        bool is_begun;       /* its start may have been done */
-        uint32_t job;
+        enum unit_seen seen;  /* since its start was asked for */
+        bool is_watched;      /* its end is its connection's */
+        bool is_begun;        /* its start may have been done */
+        uint32_t job;         /* the last one that was ours; 0: there was none */
         const char *result;   /* of a job that failed, a sentence */
         uint32_t removed_job; /* that ended before we were told of it */
         char removed_result[RESULT_MAX];
@@ -301,7 +301,6 @@ static void start_answered(struct unit *unit, const struct bus_answer *answer)
                 job_queued(unit, UNIT_START_JOB, answer->job);
                 break;
         case BUS_LOST:
-                unit->job = 0;
                 look(unit, UNIT_START_LOOKING);
                 break;
         case BUS_DENIED:

@@ -600,6 +600,16 @@ START_TEST(test_seen_at_start)
         answer_look("active", "");
         ck_assert_uint_eq(seen.n_lost, 0);
         unit_close();
+
+        /* What was heard before its start was asked for is of an earlier life of it. */
+        struct claim *claim = unit_open(ON_EXIT_CLOSE);
+        tell_state("active");
+        resource_type_unit.load(claim);
+        answer_job(BUS_START, 7);
+        tell_removed(7, "done");
+        answer_look("inactive", "");
+        ck_assert_uint_eq(seen.n_lost, 1);
+        unit_close();
 }
 END_TEST
 
