@@ -16,6 +16,7 @@
 
 #define N_EVENTS   256
 #define SHARE_USEC 100
+#define EVENTS_MAX 64 /* of sd-event in a turn */
 
 struct loop {
         int epoll_fd;
@@ -50,6 +51,7 @@ static int loop_arm_event(struct loop *loop)
 static void loop_event_ready(struct source *source)
 {
         struct loop *loop = container_of(source, struct loop, event_source);
+        unsigned n_dispatched = 0;
         int n_pending, r = 0;
 
         source_clear(source, EPOLLIN);
@@ -59,7 +61,9 @@ static void loop_event_ready(struct source *source)
                         r = sd_event_dispatch(loop->event);
                 if (r >= 0)
                         r = loop_arm_event(loop);
-        } while (n_pending > 0 && r >= 0);
+        } while (n_pending > 0 && r >= 0 && ++n_dispatched < EVENTS_MAX);
+        if (n_dispatched == EVENTS_MAX) /* a bus may have thousands of signals */
+                loop_event_changed(loop);
         if (n_pending < 0 || r < 0)
                 loop_exit(loop, n_pending < 0 ? n_pending : r);
 }

@@ -695,6 +695,34 @@ END_TEST
 
 /* ---- faults ---- */
 
+static unsigned n_flood;
+
+static int flood_came(sd_event_source *source _unused_, int fd _unused_, uint32_t events _unused_,
+                      void *userdata _unused_)
+{
+        ck_assert_uint_lt(++n_flood, 1000000); /* in one turn */
+        return 0;
+}
+
+/* What sd-event has to tell has no end: others have their turn, and it goes on in the next. */
+START_TEST(test_loop_sd_event_flood)
+{
+        _cleanup_close_ int fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+        sd_event_source *on_io;
+
+        ck_assert_int_ge(fd, 0);
+        begin();
+        ck_assert_int_ge(sd_event_add_io(loop_event(loop), &on_io, fd, EPOLLIN, flood_came, NULL), 0);
+        for (unsigned n_turns = 0; n_turns < 10; n_turns++) {
+                n_flood = 0;
+                ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
+                ck_assert_uint_ge(n_flood, 1);
+        }
+        sd_event_source_unref(on_io);
+        finish();
+}
+END_TEST
+
 START_TEST(test_loop_init_errors)
 {
         struct source source;
@@ -752,5 +780,5 @@ UNIT_MAIN("loop", test_loop_remembers_edges, test_loop_is_fair, test_loop_serves
           test_loop_pause_another, test_loop_no_stale_event, test_loop_free_oneself, test_loop_deinit_oneself,
           test_loop_deinit_and_init_oneself, test_loop_order, test_loop_timer_deinits_source,
           test_loop_free_buries, test_loop_sleeps_until_the_deadline, test_loop_waits_no_longer_than_told,
-          test_loop_interrupted, test_loop_run_and_exit, test_loop_sd_event, test_loop_init_errors,
-          test_loop_free_asserts)
+          test_loop_interrupted, test_loop_run_and_exit, test_loop_sd_event, test_loop_sd_event_flood,
+          test_loop_init_errors, test_loop_free_asserts)
