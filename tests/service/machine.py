@@ -23,6 +23,7 @@ import itertools
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -46,7 +47,7 @@ class Machine:
         """Lays an empty layer over the image. What is in `root` is seen by the machine once it boots."""
         self.work = Path(os.environ["SERVICE_WORK"], f"machine-{os.getpid()}-{next(NUMBERS)}")
         self.work.mkdir()
-        self.nspawn = None
+        self.nspawn, self.pid = None, None  # and the machine's init
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", self.work], check=True)
         for name in ("upper", "internal", "root"):
             (self.work / name).mkdir()
@@ -59,7 +60,7 @@ class Machine:
             die_with_parent()
             for folder in os.environ["SERVICE_CGROUPS"].split(":"):
                 own = Path(folder, self.work.name)
-                own.mkdir()
+                own.mkdir(exist_ok=True)  # it may boot again
                 (own / "cgroup.procs").write_text(str(os.getpid()))
         command = ["systemd-nspawn", "--quiet", f"--directory={self.work}/root", f"--machine={self.work.name}",
                    f"--bind-ro={TOP}:{TOP}:norbind", f"--bind-ro={BUILD}:{BUILD}:norbind", "--register=no",
@@ -91,10 +92,11 @@ class Machine:
         return self.try_run("systemctl is-system-running").stdout.strip() in ("running", "degraded")
 
     def close(self):
-        """Pulls the plug."""
-        if self.nspawn:
-            self.nspawn.kill()
+        """Pulls the plug: when this returns, no process of it is left."""
+        if self.nspawn and self.nspawn.poll() is None:
+            os.kill(self.pid or self.nspawn.pid, signal.SIGKILL)  # systemd-nspawn itself does not take its init along
             self.nspawn.wait()
+            self.pid = None
 
     # -- in it --
 
