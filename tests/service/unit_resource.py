@@ -5,7 +5,7 @@ import re
 import shlex
 from contextlib import contextmanager
 
-from machine import Service, machine, main, scene
+from machine import CONFIG_FILE, Machine, Service, machine, main, scene
 
 from harness import eventually, expect, expect_equal
 
@@ -43,16 +43,16 @@ unit = {unit}
 """
 
 
-def write_units():
+def write_units(one, folder=UNITS):
     """The templates, and the list in the polkit rule, as an administrator would edit it."""
     for name, text in TEMPLATES.items():
-        machine().write(f"{UNITS}/{name}@.service", f"[Unit]\nCollectMode=inactive-or-failed\n[Service]\n{text}\n")
+        one.write(f"{folder}/{name}@.service", f"[Unit]\nCollectMode=inactive-or-failed\n[Service]\n{text}\n")
     names = [*TEMPLATES, "missing"]
     listed = "".join(f'        "{name}@.service",\n' for name in names if name != UNLISTED)
-    rules = machine().read(RULES)
+    rules = one.read(RULES)
     expect('        // "session@.service",\n' in rules, f"the shipped rule has a place for units: {rules}")
-    machine().write(RULES, rules.replace('        // "session@.service",\n', listed))
-    machine().run("systemctl daemon-reload")
+    one.write(RULES, rules.replace('        // "session@.service",\n', listed))
+    one.run("systemctl daemon-reload")
 
 
 def units(pattern="*"):
@@ -70,7 +70,7 @@ def state(unit):
 def held(unit, keys="", hello=False, resources="held"):
     """tetherd runs, each connection with such a unit; afterwards none is left."""
     if not machine().path(f"{UNITS}/session@.service").exists():
-        write_units()
+        write_units(machine())
     config = CONFIG.format(unit=unit, keys=keys, hello="yes" if hello else "no", resources=resources)
     with Service(config) as tetherd:
         tetherd.start()
@@ -352,6 +352,11 @@ def the_bus_is_restarted():
 
 
 @scene()
+def the_bus_is_killed():
+    while_all_is_under_way("systemctl kill --signal=KILL dbus.service")
+
+
+@scene()
 def the_bus_is_away_while_all_gets_on():
     while_all_is_under_way(("systemctl stop dbus.socket dbus.service", "systemctl start dbus.socket"), is_away=True)
 
@@ -449,6 +454,40 @@ def a_stop_releases_them():
         for client in clients:
             tetherd.wait_ended(client, "shutdown")
             expect_equal(history(client.id), [["start", client.id], ["stop", client.id]], "what became of it")
+
+
+@scene()
+def the_machine_goes_down_and_comes_up_again():
+    one = Machine()
+    leases = one.work / "root/var/lib/tetherd/leases"
+    def hold():
+        """A client whose unit is active, and its record, which outlives the machine."""
+        client = one.socket(7400)
+        unit = client.recv(100).decode().strip()
+        expect_equal(one.run(f"systemctl is-active {unit}"), "active\n", unit)
+        expect_equal(len(list(leases.iterdir())), 1, "records")
+        return client
+    try:
+        one.boot()
+        one.make("install")
+        write_units(one, "/etc/systemd/system")
+        one.write(CONFIG_FILE, CONFIG.format(unit="session@%i.service", keys="persistent = yes", hello="no",
+                                             resources="held"))
+        one.run("systemctl enable --now tetherd")
+        with hold():
+            one.try_run("systemctl poweroff")
+            one.nspawn.wait(60)
+        expect_equal(list(leases.iterdir()), [], "records after it went down in order")
+        one.boot()
+        with hold():
+            one.close()
+        expect_equal(len(list(leases.iterdir())), 1, "records after a power cut")
+        one.boot()
+        expect_equal(list(leases.iterdir()), [], "records when it is up again")
+        expect_equal(one.run("systemctl is-active tetherd"), "active\n", "tetherd")
+        hold().close()
+    finally:
+        one.close()
 
 
 @scene()
