@@ -37,13 +37,24 @@ int fields_get_u64(char *const *fields, const char *name, uint64_t *ret)
 
 /* ---- writing ---- */
 
+static bool is_plain(char c)
+{
+        return (unsigned char)c >= ' ' && c != '\\' && c != 0x7f;
+}
+
 void fields_write_text(FILE *file, const char *field)
 {
-        for (const unsigned char *c = (const unsigned char *)field; *c; c++)
-                if (*c < ' ' || *c == '\\' || *c == 0x7f)
-                        (void)fprintf(file, "\\x%02x", *c);
-                else
-                        (void)fputc(*c, file);
+        while (*field) {
+                size_t n_plain = 0;
+
+                /* As a rule all of it, at once: a record is written several times in each connection's life. */
+                while (is_plain(field[n_plain]))
+                        n_plain++;
+                (void)fwrite(field, 1, n_plain, file);
+                field += n_plain;
+                if (*field)
+                        (void)fprintf(file, "\\x%02x", (unsigned char)*field++);
+        }
         (void)fputc('\n', file);
 }
 

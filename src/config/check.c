@@ -70,6 +70,7 @@ struct needs {
         unsigned flags; /* of the key */
         char **names;   /* %{name}; a strv */
         bool is_per_connection;
+        bool is_any; /* it asks for something */
         int error;
 };
 
@@ -78,6 +79,7 @@ static const char *note_need(void *userdata, char letter, const char *name)
         struct needs *needs = userdata;
         bool has_cause = needs->flags & KEY_CAUSE;
 
+        needs->is_any = true;
         if (has_cause && (letter == 'c' || letter == '{'))
                 return letter == 'c' ? "x" : NULL;
         if (letter == '{' && *name != '\0' && !strv_contains(needs->names, name) &&
@@ -124,6 +126,7 @@ static void check_templates(struct config *config, const struct section *section
         for (size_t i = 0; i < n; i++) {
                 _cleanup_free_ char *reason = NULL;
                 bool is_own = key->type == KEY_PATH || key->type == KEY_UNIT;
+                bool is_shared = section->kind == SECTION_RESOURCE && section->kinds & KIND_HELPER;
                 int r = find_needs(templates[i], key->type == KEY_PATH ? SPECIFIER_PATH : 0, &needs, &reason);
                 if (r == -EINVAL)
                         section_fault(config, section, key->name, "%s: %s", key->name, reason);
@@ -136,6 +139,12 @@ static void check_templates(struct config *config, const struct section *section
                                 key->name, templates[i]);
                 else if (key->type == KEY_UNIT && *templates[i] != '\0')
                         check_unit(config, section, key, templates[i]);
+                else if (is_shared && needs.is_any)
+                        section_fault(config, section, key->name,
+                                      "%s: '%s': a helper is started once, for all connections: of the "
+                                      "specifiers, only %%%% has a meaning",
+                                      key->name, templates[i]);
+                needs.is_any = false;
         }
         for (size_t i = 0; needs.names && needs.names[i]; i++)
                 if (!config_find_resource(config, needs.names[i]))

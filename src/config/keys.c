@@ -44,7 +44,7 @@ static const struct key_word types[] = {
         { "none", RESOURCE_NONE, false },      { "directory", RESOURCE_DIRECTORY, false },
         { "exec", RESOURCE_EXEC, false },      { "pool", RESOURCE_POOL, false },
         { "process", RESOURCE_PROCESS, true }, { "unit", RESOURCE_UNIT, false },
-        { "helper", RESOURCE_HELPER, true },   { NULL, 0, false },
+        { "helper", RESOURCE_HELPER, false },  { NULL, 0, false },
 };
 static const struct key_word when_emptys[] = {
         { "reject", WHEN_EMPTY_REJECT, false },

@@ -125,6 +125,12 @@ static void daemon_connection_ready(struct connection *connection, void *userdat
         preserve_append(&daemon->preserve, connection);
 }
 
+/* Of what types share. */
+static void daemon_something_ended(void *userdata)
+{
+        stop_check(userdata);
+}
+
 static void daemon_connection_freed(void *userdata)
 {
         struct daemon *daemon = userdata;
@@ -268,6 +274,8 @@ static int daemon_init(struct daemon *daemon)
         daemon->connections.ready = daemon_connection_ready;
         daemon->connections.freed = daemon_connection_freed;
         daemon->connections.userdata = daemon;
+        daemon->leases.ended = daemon_something_ended;
+        daemon->leases.userdata = daemon;
         loop_set_turn_hook(daemon->loop, daemon_end_of_turn, daemon);
         return 0;
 }

@@ -3,7 +3,7 @@
  * listeners, serves, drains and tears down in reverse.
  *
  *      recovering ──> serving ──> (asking) ──> draining ──────────────> (loop ends)
- *                                    └──────> handing over ──> leaving ──┘
+ *                                    └──> handing over ──> leaving ──> left ──┘
  *
  * Where connections may outlive us (`preserve`), SIGTERM means one of two things, and the manager is asked which.
  */
@@ -25,6 +25,7 @@ enum daemon_state {
         DAEMON_ASKING,       /* SIGTERM came: is it a stop or a restart? */
         DAEMON_HANDING_OVER, /* a restart: what is not ready is waited for, what is ready served until then */
         DAEMON_LEAVING,      /* all is handed over: the manager has to take it before we are gone */
+        DAEMON_LEFT,         /* it has: what still runs has to end */
         DAEMON_DRAINING,
 };
 

@@ -75,6 +75,8 @@ static int max_connections(const struct daemon *daemon, const struct config *con
         for (size_t i = 0; i < config->n_resources; i++)
                 if (resource_type_of(config->resources[i]->kind)->is_queued)
                         reserved += (uint64_t)config->resources[i]->max_concurrent * DESCRIPTORS_PER_COMMAND;
+                else if (config->resources[i]->kind == RESOURCE_HELPER)
+                        reserved += DESCRIPTORS_PER_COMMAND;
         most = daemon->n_descriptors - MIN(reserved, daemon->n_descriptors / 2);
         if (config->daemon.preserve == PRESERVE_ALWAYS)
                 most = MIN(most, daemon->n_descriptors / ALWAYS_SHARE);

@@ -25,6 +25,14 @@ static void leave_loop(struct daemon *daemon, size_t n_left)
 }
 
 static void hand_over(struct daemon *daemon);
+static void give_up(struct daemon *daemon);
+
+/* All that the connections held is released; what served their resources ends now. */
+static void leave_when_ended(struct daemon *daemon)
+{
+        if (leases_end(&daemon->leases))
+                leave_loop(daemon, leases_abandon(&daemon->leases)); /* quarantined ones */
+}
 
 void stop_check(struct daemon *daemon)
 {
@@ -33,7 +41,9 @@ void stop_check(struct daemon *daemon)
         if (daemon->n_recovering > 0)
                 return;
         if (daemon->state == DAEMON_DRAINING && connections->n_connections == 0)
-                leave_loop(daemon, leases_abandon(&daemon->leases)); /* quarantined ones */
+                leave_when_ended(daemon);
+        else if (daemon->state == DAEMON_LEFT && leases_end(&daemon->leases))
+                give_up(daemon);
         else if (daemon->state == DAEMON_HANDING_OVER &&
                  connections->n_connections == preserve_n_ready(connections))
                 hand_over(daemon);
@@ -86,7 +96,8 @@ static void manager_has_read(struct source *source)
         struct daemon *daemon = container_of(source, struct daemon, barrier);
 
         source_want(source, daemon->loop, 0);
-        give_up(daemon);
+        daemon->state = DAEMON_LEFT;
+        stop_check(daemon);
 }
 
 /* Until the manager has read it, it would take our end for a crash. */
@@ -119,6 +130,7 @@ static void hand_over(struct daemon *daemon)
         }
         daemon->state = DAEMON_LEAVING;
         log_message(daemon->journal, LOG_INFO, "%zu connections are handed to the next process", n_ready);
+        (void)leases_end(&daemon->leases); /* they need not wait for each other */
         await_manager(daemon);
 }
 

@@ -394,6 +394,20 @@ void event_output(struct journal *journal, const struct event_connection *connec
         journal_commit(journal);
 }
 
+void event_shared_output(struct journal *journal, const char *resource, const char *line)
+{
+        struct record *record;
+
+        if (LOG_INFO > journal_options(journal)->level)
+                return;
+        record = journal_begin(journal, LOG_INFO);
+        if (!record)
+                return;
+        record_set_message(record, "resource %s: %s", resource, line);
+        record_add_text(record, "TETHERD_RESOURCE", resource);
+        journal_commit(journal);
+}
+
 /* ---- the daemon ---- */
 
 void event_reloaded(struct journal *journal, const char *path)

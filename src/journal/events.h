@@ -115,6 +115,9 @@ void event_reload_failed(struct journal *journal, const char *path, const char *
 void event_output(struct journal *journal, const struct event_connection *connection, const char *resource,
                   const char *phase, const char *line);
 
+/* The same of a program that serves many connections. */
+void event_shared_output(struct journal *journal, const char *resource, const char *line);
+
 /* Whether a debug-level event such as `accepted` would be written: saves the caller a getsockname(2). */
 bool event_is_wanted(const struct journal *journal, int priority, bool is_ending);
 

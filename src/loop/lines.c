@@ -70,6 +70,8 @@ static void lines_ready(struct source *source)
         } else if (r == 0) {
                 lines_close(lines);
                 finish_unfinished_line(lines);
+                if (lines->closed)
+                        lines->closed(lines);
         }
 }
 

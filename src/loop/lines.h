@@ -14,12 +14,15 @@ struct lines;
  * `is_cut`: it was longer than the bound. Must not deinitialise `lines`.
  */
 typedef void (*lines_fn)(struct lines *lines, const char *line, bool is_cut);
+/* Nobody holds the other end any more. May deinitialise `lines`. */
+typedef void (*lines_closed_fn)(struct lines *lines);
 
 /* Zeroed: none. */
 struct lines {
         struct source source;
         struct loop *loop;
         lines_fn line;
+        lines_closed_fn closed; /* set after lines_init() by whom it concerns; NULL: nobody */
         char *buffer;
         size_t n_bytes;
         size_t n_max;

@@ -145,6 +145,51 @@ static void set_earlier_values(char ***environment, int *r, const struct claim *
         }
 }
 
+/* Nothing is known of a connection where there are many. */
+static const char *no_specifier(void *userdata _unused_, char letter _unused_, const char *name _unused_)
+{
+        return NULL;
+}
+
+int program_words(char *const *templates, char ***ret_words, char **ret_reason)
+{
+        _cleanup_strv_free_ char **words = NULL;
+        int r = 0;
+
+        for (size_t i = 0; r == 0 && templates && templates[i]; i++) {
+                char *word;
+
+                if (i == 0) /* the program, as it stands */
+                        word = strdup(templates[i]);
+                else
+                        r = specifier_expand(templates[i], 0, no_specifier, NULL, &word, ret_reason);
+                if (r == 0)
+                        r = strv_append_take(&words, word);
+        }
+        if (r == 0)
+                *ret_words = TAKE_PTR(words);
+        return r == -EINVAL ? RESOURCE_E_INVALID : r;
+}
+
+int program_environment(const char *resource, char *const *extra, char ***ret_environment, char **ret_reason)
+{
+        _cleanup_strv_free_ char **environment = NULL;
+        int r = 0;
+
+        set_general(&environment, &r, NULL, NULL);
+        for (; r == 0 && extra && *extra; extra++) {
+                char *variable;
+
+                r = specifier_expand(*extra, 0, no_specifier, NULL, &variable, ret_reason);
+                if (r == 0)
+                        r = set_variable(&environment, variable);
+        }
+        set(&environment, &r, "TETHERD_RESOURCE=%s", resource);
+        if (r == 0)
+                *ret_environment = TAKE_PTR(environment);
+        return r == -EINVAL ? RESOURCE_E_INVALID : r;
+}
+
 int claim_environment(struct claim *claim, char *const *extra, const char *user, const char *home,
                       char ***ret_environment, char **ret_reason)
 {

@@ -10,7 +10,7 @@
 #include "loop/child.h"
 #include "loop/lines.h"
 #include "resource/lease.h"
-#include <inttypes.h>
+#include "resource/saved.h"
 #include <signal.h>
 #include <stdio.h>
 #include <sys/wait.h>
@@ -301,26 +301,6 @@ static void exec_stop(struct claim *claim)
 
 /* ---- the ledger record ---- */
 
-static int save_words(char ***fields, const char *name, char *const *words)
-{
-        int r = 0;
-
-        for (; r == 0 && words && *words; words++)
-                r = strv_appendf(fields, "%s=%s", name, *words);
-        return r;
-}
-
-static int save_process(char ***fields, const struct process_identity *process)
-{
-        int r = strv_appendf(fields, "pid=%d", (int)process->pid);
-
-        if (r == 0)
-                r = strv_appendf(fields, "start=%" PRIu64, process->start);
-        if (r == 0)
-                r = strv_appendf(fields, "boot=%s", process->boot);
-        return r;
-}
-
 static int exec_save(const struct claim *claim, char ***fields)
 {
         const struct exec *exec = claim->data;
@@ -328,9 +308,9 @@ static int exec_save(const struct claim *claim, char ***fields)
 
         if (!exec) /* it could not be prepared: there is nothing to release */
                 return 0;
-        r = save_words(fields, "arg", exec->release);
+        r = saved_words(fields, "arg", exec->release);
         if (r == 0)
-                r = save_words(fields, "env", exec->environment);
+                r = saved_words(fields, "env", exec->environment);
         if (r == 0)
                 r = strv_appendf(fields, "uid=%u", exec->uid);
         if (r == 0)
@@ -339,37 +319,9 @@ static int exec_save(const struct claim *claim, char ***fields)
                 r = strv_appendf(fields, "user=%s", exec->user_name);
         if (r == 0)
                 r = strv_appendf(fields, "cwd=%s", exec->working_directory);
-        if (r == 0 && exec->process.pid > 0)
-                r = save_process(fields, &exec->process);
+        if (r == 0)
+                r = saved_process(fields, &exec->process);
         return r;
-}
-
-static int restore_words(char *const *fields, const char *prefix, char ***ret_words)
-{
-        int r = 0;
-
-        for (; r == 0 && fields && *fields; fields++)
-                if (startswith(*fields, prefix))
-                        r = strv_append(ret_words, *fields + strlen(prefix));
-        return r;
-}
-
-static int restore_process(char *const *fields, struct process_identity *ret)
-{
-        const char *boot = fields_get(fields, "boot");
-        struct process_identity process = { 0 };
-        uint64_t pid;
-
-        if (!fields_get(fields, "pid"))
-                return 0;
-        if (fields_get_u64(fields, "pid", &pid) < 0 || pid == 0 || pid > INT32_MAX ||
-            fields_get_u64(fields, "start", &process.start) < 0 || !boot ||
-            strlen(boot) >= sizeof(process.boot))
-                return -EINVAL;
-        process.pid = (pid_t)pid;
-        (void)stpcpy(process.boot, boot);
-        *ret = process;
-        return 0;
 }
 
 static int exec_restore(struct claim *claim, char *const *fields, char **ret_reason)
@@ -387,7 +339,7 @@ static int exec_restore(struct claim *claim, char *const *fields, char **ret_rea
         exec->claim = claim;
         if (!cwd || fields_get_u64(fields, "uid", &uid) < 0 || uid > UINT32_MAX ||
             fields_get_u64(fields, "gid", &gid) < 0 || gid > UINT32_MAX ||
-            restore_process(fields, &exec->process) < 0) {
+            saved_process_read(fields, &exec->process) < 0) {
                 *ret_reason = strdup("cwd, uid, gid or the process is missing or wrong");
                 return *ret_reason ? RESOURCE_E_INVALID : -ENOMEM;
         }
@@ -397,9 +349,9 @@ static int exec_restore(struct claim *claim, char *const *fields, char **ret_rea
         if (r == 0)
                 r = copy_text(fields_get(fields, "user"), &exec->user_name);
         if (r == 0)
-                r = restore_words(fields, "arg=", &exec->release);
+                r = saved_words_read(fields, "arg", &exec->release);
         if (r == 0)
-                r = restore_words(fields, "env=", &exec->environment);
+                r = saved_words_read(fields, "env", &exec->environment);
         if (r == 0)
                 claim->data = TAKE_PTR(exec);
         return r;

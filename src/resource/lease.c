@@ -453,13 +453,25 @@ void claim_lost(struct claim *claim, enum lease_loss loss, int exit_status, cons
         lease->callbacks->lost(lease, loss, lease->userdata);
 }
 
+/* Else the whole record is erased next, and need not be written before. */
+static bool lease_holds_more(const struct claim *claim)
+{
+        const struct lease *lease = claim->lease;
+
+        for (size_t i = 0; i < lease->n_claims; i++)
+                if (&lease->claims[i] != claim && lease->claims[i].state != CLAIM_EMPTY)
+                        return true;
+        return false;
+}
+
 void claim_released(struct claim *claim)
 {
         struct lease *lease = claim->lease;
 
         assert(claim->state == CLAIM_RELEASING || claim->state == CLAIM_RELEASE_STOPPING);
         claim_enter(claim, CLAIM_EMPTY, USEC_INFINITY);
-        (void)claim_save(claim);
+        if (lease_holds_more(claim))
+                (void)claim_save(claim);
         queue_leave(claim);
         lease_step(lease);
 }
@@ -819,6 +831,19 @@ static int configure_types(struct leases *leases, const struct config *config)
 int leases_starvation(const struct leases *leases)
 {
         return leases->n_starved > 0 ? leases->starved_error : 0;
+}
+
+bool leases_end(struct leases *leases)
+{
+        bool is_ended = true;
+
+        for (enum resource_kind kind = 0; kind < N_RESOURCE_KINDS; kind++) {
+                const struct resource_type *type = resource_type_of(kind);
+
+                if (type && type->end)
+                        is_ended &= type->end(leases);
+        }
+        return is_ended;
 }
 
 void leases_summarize(const struct leases *leases)

@@ -34,6 +34,9 @@ struct leases {
         size_t n_starved;               /* queues whose commands cannot be started */
         int starved_error;              /* why not, the last time; meaningful while there are any */
         void *shared[N_RESOURCE_KINDS]; /* each type's own: resource.h */
+        void (*ended)(
+                void *userdata); /* after leases_end(): something of that has ended; NULL: nobody listens */
+        void *userdata;
 };
 
 void leases_init(struct leases *leases, struct loop *loop, struct journal *journal, struct ledger *ledger);
@@ -50,6 +53,12 @@ void leases_retry(struct leases *leases);
 
 /* Why no command can be started at present (an errno); 0: as far as we know they can. */
 int leases_starvation(const struct leases *leases);
+
+/*
+ * No lease asks for anything any more: ends what types share and what runs, as it wants to be ended. Returns whether
+ * nothing runs; else leases->ended is called each time that something has ended. May be called again.
+ */
+bool leases_end(struct leases *leases);
 
 /* What types share, to the log. */
 void leases_summarize(const struct leases *leases);
@@ -297,6 +306,13 @@ const char *claim_specifier(void *claim, char letter, const char *name);
  */
 int claim_environment(struct claim *claim, char *const *extra, const char *user, const char *home,
                       char ***ret_environment, char **ret_reason);
+
+/*
+ * The command and the environment of a program that serves all connections: no specifier but %% is known there, and the
+ * environment has TETHERD_RESOURCE alone of the names that interface.md lists. Returns as claim_environment().
+ */
+int program_words(char *const *templates, char ***ret_words, char **ret_reason);
+int program_environment(const char *resource, char *const *extra, char ***ret_environment, char **ret_reason);
 
 /* Adds to a copy of `base` what is known at this moment: TETHERD_PHASE=`phase`, and at release the value and the ending. */
 int claim_phase_environment(const struct claim *claim, char *const *base, const char *phase,

@@ -155,18 +155,15 @@ static int format_claim(const struct ledger *ledger, const struct claim *claim, 
 /* One write: what a crash cuts short does not end with its dot and is as if never written. */
 static int append(int fd, const char *text, size_t length)
 {
+        ssize_t n = write(fd, text, length);
         struct stat st;
-        ssize_t n;
-        int r;
 
-        if (fstat(fd, &st) < 0)
+        if (n < 0)
                 return -errno;
-        n = write(fd, text, length);
         if (n == (ssize_t)length)
                 return 0;
-        r = n < 0 ? -errno : -ENOSPC;
-        return ftruncate(fd, st.st_size) < 0 ? -errno
-                                             : r; /* or the next block would be taken for this one's end */
+        /* Or the next block would be taken for this one's end. */
+        return fstat(fd, &st) < 0 || ftruncate(fd, st.st_size - n) < 0 ? -errno : -ENOSPC;
 }
 
 int ledger_save(struct ledger *ledger, const struct claim *claim)

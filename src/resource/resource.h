@@ -19,6 +19,8 @@
  * What the claims of a type share (the items of a pool, a bus) hangs in leases->shared[kind], which is the type's own:
  *
  *      configure a configuration takes effect, before anything is loaded that was born with it
+ *      end       nothing is asked of it any more: what runs is to end, as it wants to be ended. Returns whether
+ *                nothing runs; else leases->ended is called when it has ended, or part of it
  *      summarize writes what there is to know to the log, for SIGUSR1
  *      deinit    frees it; every claim is forgotten then
  */
@@ -54,6 +56,7 @@ struct resource_type {
         void (*forget)(struct claim *claim);
         int (*configure)(struct leases *leases,
                          const struct config *config); /* 0; or -ENOMEM, nothing changed */
+        bool (*end)(struct leases *leases);
         void (*summarize)(const struct leases *leases);
         void (*deinit)(struct leases *leases);
 };
@@ -63,6 +66,7 @@ extern const struct resource_type resource_type_directory;
 extern const struct resource_type resource_type_exec;
 extern const struct resource_type resource_type_pool;
 extern const struct resource_type resource_type_unit;
+extern const struct resource_type resource_type_helper;
 
 const struct resource_type *resource_type_of(enum resource_kind kind); /* NULL: not in this version */
 const struct resource_type *resource_type_find(const char *name);      /* NULL: no such type */

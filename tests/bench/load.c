@@ -1,12 +1,13 @@
 /*
  * The load: lives of clients against 127.0.0.1.
  *
- *     load [-n LIVES] [-w WINDOW] [-r RATE] [-e fin|reset|hold] PORT
+ *     load [-n LIVES] [-w WINDOW] [-r RATE] [-e fin|reset|hold|greeted] PORT
  *
  * At most WINDOW lives are under way, at most RATE begin in a second (0: flat out). With `fin` a client sends
  * FIN as soon as it is connected and waits for the server's; TIME_WAIT stays on this side. With `reset` it sends
  * RST; nothing tells it when the server has seen that, so every 64th life and the last one end with FIN, and the
- * answer confirms all that began before: accept queues are first in, first out. With `hold` the clients stay,
+ * answer confirms all that began before: accept queues are first in, first out. With `greeted` a client waits for a
+ * line from the server, and so until its resources are loaded, before it sends FIN. With `hold` the clients stay,
  * "open" is printed, and at the end of stdin they all send FIN and wait. The last line, "ended", is written when
  * the server has answered the last FIN.
  *
@@ -31,7 +32,7 @@
 #define FIN_EVERY    64
 #define PATIENCE_SEC 20
 
-enum ending { ENDING_FIN, ENDING_RESET, ENDING_HOLD };
+enum ending { ENDING_FIN, ENDING_RESET, ENDING_HOLD, ENDING_GREETED };
 
 enum life_state { LIFE_NONE, LIFE_CONNECTING, LIFE_CONNECTED, LIFE_ENDING };
 
@@ -107,7 +108,20 @@ static void life_connected(struct load *load, int fd)
                 load->n_done++;
         else if (load->ending == ENDING_RESET && next % FIN_EVERY != 0 && next != load->n_lives)
                 life_send_reset(load, fd);
-        else
+        else if (load->ending != ENDING_GREETED)
+                life_send_fin(load, fd);
+}
+
+/* Reads what is there; the line may come in parts. */
+static void life_greeted(struct load *load, int fd)
+{
+        char bytes[256];
+        ssize_t n_bytes = recv(fd, bytes, sizeof(bytes), 0);
+
+        if (n_bytes == 0 || (n_bytes < 0 && errno != EAGAIN))
+                errx(EXIT_FAILURE, "life %u: ended by the server before its greeting",
+                     load->lives[fd].number);
+        if (n_bytes > 0 && bytes[n_bytes - 1] == '\n')
                 life_send_fin(load, fd);
 }
 
@@ -131,6 +145,12 @@ static void life_event(struct load *load, int fd, uint32_t events)
         enum life_state state = load->lives[fd].state;
         bool is_over = events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR);
 
+        if (load->ending == ENDING_GREETED && state != LIFE_ENDING) {
+                if (state == LIFE_CONNECTING)
+                        life_connected(load, fd);
+                life_greeted(load, fd);
+                return;
+        }
         if (is_over && state != LIFE_ENDING)
                 errx(EXIT_FAILURE, "life %u: refused, or ended by the server", load->lives[fd].number);
         if (is_over)
@@ -216,9 +236,10 @@ static int raise_descriptor_limit(void)
 
 static enum ending parse_ending(const char *text)
 {
-        static const char *const names[] = {
-                [ENDING_FIN] = "fin", [ENDING_RESET] = "reset", [ENDING_HOLD] = "hold"
-        };
+        static const char *const names[] = { [ENDING_FIN] = "fin",
+                                             [ENDING_RESET] = "reset",
+                                             [ENDING_HOLD] = "hold",
+                                             [ENDING_GREETED] = "greeted" };
 
         for (size_t i = 0; i < ARRAY_SIZE(names); i++)
                 if (streq(text, names[i]))
@@ -251,7 +272,7 @@ int main(int argc, char **argv)
         if (optind != argc - 1 || load.n_window < FIN_EVERY)
                 errx(EXIT_FAILURE,
                      "usage: load [-n LIVES] [-w WINDOW, at least %d] [-r RATE] "
-                     "[-e fin|reset|hold] PORT",
+                     "[-e fin|reset|hold|greeted] PORT",
                      FIN_EVERY);
         load.port = htons((in_port_t)parse_number(argv[optind]));
         load.n_fds = raise_descriptor_limit();

@@ -56,12 +56,19 @@ bool event_is_wanted(const struct journal *journal _unused_, int priority _unuse
         return false;
 }
 
+void event_shared_output(struct journal *journal _unused_, const char *resource _unused_,
+                         const char *line _unused_)
+{
+        abort();
+}
+
 void log_message(struct journal *journal _unused_, int priority _unused_, const char *format _unused_, ...)
 {
 }
 
 /* ---- a scratch directory, with a ledger for the input and two for what is saved ---- */
 
+static struct loop *loop; /* which never turns */
 static char scratch[64];
 static int scratch_fd;
 static struct ledger *ledgers[3];
@@ -76,12 +83,15 @@ static void end(void)
 {
         for (size_t i = 0; i < ARRAY_SIZE(ledgers); i++)
                 (void)ledger_free(ledgers[i]);
+        loop = loop_free(loop);
         (void)fd_close(scratch_fd);
         (void)nftw(scratch, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
 static void begin(void)
 {
+        if (loop_new(&loop) < 0)
+                abort();
         (void)strcpy(scratch, "/tmp/fuzz-ledger-XXXXXX");
         if (!mkdtemp(scratch) || (scratch_fd = open(scratch, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
                 abort();
@@ -159,7 +169,7 @@ static bool pass_on(size_t i)
         struct leases leases;
 
         found = NULL;
-        leases_init(&leases, NULL, NULL, NULL);
+        leases_init(&leases, loop, NULL, NULL);
         assert(ledger_restore(ledgers[i], &leases, NULL, keep, NULL) == 0);
         if (found) {
                 assert(found->subject.id == 1 && found->is_recovered && leases.n_leases == 1);

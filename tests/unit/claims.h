@@ -9,13 +9,15 @@
 #include "resource/lease.h"
 #include <arpa/inet.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 
-enum said { NOTHING, LOADED, LOAD_FAILED, RELEASED, RELEASE_FAILED, DEFERRED };
+enum said { NOTHING, LOADED, LOAD_FAILED, RELEASED, RELEASE_FAILED, DEFERRED, WAITING };
 
 static struct loop *loop;
 static struct leases leases;
 static struct lease *lease;
+static const struct resource_type *lease_type;
 static struct resource_config config;
 
 static struct {
@@ -25,6 +27,7 @@ static struct {
         int exit_status;
         char text[8192]; /* the value, or the reason */
         char **output;
+        char **log;
         unsigned n_saves;
         int save_result;
         bool is_disk_slow;
@@ -63,19 +66,8 @@ void claim_defer(struct claim *claim _unused_, int error)
         hear(DEFERRED, false, 0, strerror(error));
 }
 
-/* What the type table brings along besides; nothing here waits or is refused. */
+/* What the type table brings along besides; nothing here is refused. */
 void claim_load_refused(struct claim *claim _unused_, const char *reason _unused_)
-{
-        abort();
-}
-
-void claim_wait(struct claim *claim _unused_, uint64_t span_usec _unused_,
-                enum lease_failure failure _unused_, const char *reason _unused_)
-{
-        abort();
-}
-
-void claim_proceed(struct claim *claim _unused_)
 {
         abort();
 }
@@ -101,11 +93,6 @@ void claim_lost(struct claim *claim _unused_, enum lease_loss loss, int exit_sta
         seen.loss = loss;
         seen.exit_status = exit_status;
         (void)snprintf(seen.lost_text, sizeof(seen.lost_text), "%s", reason);
-}
-
-void log_message(struct journal *journal _unused_, int priority _unused_, const char *format _unused_, ...)
-{
-        seen.n_messages++;
 }
 
 int claim_save(struct claim *claim);
@@ -136,6 +123,38 @@ void claim_output(struct claim *claim _unused_, const char *line)
         ck_assert_int_eq(strv_append(&seen.output, line), 0);
 }
 
+/* One that waits is told so as any end is; the test calls claim_proceed(), or what waits for it does. */
+void claim_wait(struct claim *claim, uint64_t span_usec _unused_, enum lease_failure failure _unused_,
+                const char *reason)
+{
+        claim->state = CLAIM_WAITING;
+        hear(WAITING, true, 0, reason);
+}
+
+void claim_proceed(struct claim *claim)
+{
+        ck_assert_int_eq(claim->state, CLAIM_WAITING);
+        claim->state = CLAIM_LOADING;
+        claim->type->load(claim);
+}
+
+void log_message(struct journal *journal _unused_, int priority, const char *format, ...)
+{
+        char text[1024];
+        va_list arguments;
+
+        va_start(arguments, format);
+        (void)vsnprintf(text, sizeof(text), format, arguments);
+        va_end(arguments);
+        seen.n_messages++;
+        ck_assert_int_eq(strv_appendf(&seen.log, "<%d> %s", priority, text), 0);
+}
+
+void event_shared_output(struct journal *journal _unused_, const char *resource, const char *line)
+{
+        ck_assert_int_eq(strv_appendf(&seen.output, "%s: %s", resource, line), 0);
+}
+
 static struct address ip_address(const char *ip, uint16_t port)
 {
         struct address address = { .family = strchr(ip, ':') ? AF_INET6 : AF_INET, .port = port };
@@ -158,6 +177,7 @@ static struct claim *claims_open(const struct resource_type *type)
         seen.n_said = seen.n_saves = seen.n_lost = seen.n_messages = 0;
         seen.save_result = 0;
         leases = (struct leases){ .loop = loop };
+        lease_type = type;
         lease = calloc(1, sizeof(*lease) + ARRAY_SIZE(names) * sizeof(lease->claims[0]));
         ck_assert_ptr_nonnull(lease);
         lease->leases = &leases;
@@ -195,7 +215,11 @@ static inline void claims_close(void)
         free(lease->subject.listener);
         free(lease->subject.identity);
         free(lease);
+        for (enum resource_kind kind = 0; kind < N_RESOURCE_KINDS; kind++)
+                if (leases.shared[kind])
+                        lease_type->deinit(&leases);
         seen.output = strv_free(seen.output);
+        seen.log = strv_free(seen.log);
         seen.saved = strv_free(seen.saved);
         loop = loop_free(loop);
 }

@@ -585,6 +585,7 @@ END_TEST
 #define P              "[resource:x]\ntype = pool\nitems = "
 #define NOT_OF_SYSTEMD " has no effect on sockets of systemd: set "
 #define UNSUPPORTED    " is not supported by this version of tetherd"
+#define SHARED         ": a helper is started once, for all connections: of the specifiers, only %% has a meaning"
 #define CUT                                                                                                \
         "a ';' after a blank or at the start of a value begins a comment, which cuts the value: comments " \
         "stand on lines "                                                                                  \
@@ -796,6 +797,13 @@ static const struct {
           MAIN ":3: handler_timeout = x: it must be a time such as 30s or 1min 30s, at least 1ms" },
         { L "handler_timeout = 30000ms\n", NULL },
         { "[resource:x]\ntype = unit\n", MAIN ":1: [resource:x] has no unit" },
+        { "[resource:x]\ntype = helper\n", MAIN ":1: [resource:x] has no command" },
+        { "[resource:x]\ntype = helper\ncommand = /nonexistent\n",
+          MAIN ":3: command: there is no program /nonexistent" },
+        { "[resource:x]\ntype = helper\ncommand = sh -c 100%%\nenvironment = A=100%%\n", NULL },
+        { "[resource:x]\ntype = helper\ncommand = sh %i\nenvironment = A=%l B=1 C=%a\n",
+          MAIN ":3: command: '%i'" SHARED "\n" MAIN ":4: environment: 'A=%l'" SHARED "\n" MAIN
+               ":4: environment: 'C=%a'" SHARED },
         { X "persistent = yes\n", NULL },
         { X "persistent = maybe\n",
           MAIN ":4: persistent = maybe: it must be yes or no (true, false, on, off, 1, 0)" },
