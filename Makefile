@@ -197,7 +197,7 @@ FILES := systemd/tetherd.socket:$(UNITS)/tetherd.socket:644 \
          systemd/tetherd.catalog:/usr/lib/systemd/catalog/tetherd.catalog:644 \
          systemd/tetherd.bash-completion:$(SHARE)/bash-completion/completions/tetherd:644 \
          $(foreach name,ports users devices,systemd/drop-ins/$(name).conf:$(SHARE)/tetherd/drop-ins/$(name).conf:644) \
-         $(foreach name,up down,conf/examples/session-$(name):$(PREFIX)/lib/tetherd/examples/session-$(name):755) \
+         $(foreach name,session-up session-down helper.py helper.sh,conf/examples/$(name):$(PREFIX)/lib/tetherd/examples/$(name):755) \
          man/tetherd.8:$(SHARE)/man/man8/tetherd.8:644 \
          man/tetherd.conf.5:$(SHARE)/man/man5/tetherd.conf.5:644
 # The administrator's, once they are there.
@@ -263,7 +263,7 @@ check-valgrind: $(filter-out %-child %-directory %-exec %-helper %-sync,$(UNIT:%
 .PHONY: lint
 lint: ## check the layout, the shell scripts and the Python programs
 	clang-format --dry-run --Werror $$(git ls-files '*.[ch]')
-	shellcheck .ci/run tests/install-packages tests/demo tests/system/journald tests/fuzz/run conf/examples/*
+	shellcheck .ci/run tests/install-packages tests/demo tests/system/journald tests/fuzz/run conf/examples/session-* conf/examples/*.sh
 	shellcheck --shell=bash --exclude=SC2034,SC2207 systemd/tetherd.bash-completion # as is the custom there
 	pyflakes3 $$(git ls-files '*.py') tests/system/run tests/faults/run tests/service/run
 
