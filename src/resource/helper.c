@@ -448,11 +448,21 @@ static void program_said_nonsense(struct program *program, const char *line)
 {
         if (program->state != PROGRAM_RUNNING)
                 return;
-        say(program, LOG_WARNING, "this is no answer, and ignored: %.*s", SHOWN_MAX, line);
+        say(program, LOG_WARNING, "this is no answer, and ignored: %s", line);
         if (++program->n_wrong < N_WRONG_MAX)
                 return;
         program_break(program, LOG_WARNING, "said three lines that are no answers");
         program_send_signal(program);
+}
+
+/* The beginning of a line, as far as it prints. */
+static void show(const char *line, char ret[static SHOWN_MAX + 1])
+{
+        size_t i = 0;
+
+        for (; i < SHOWN_MAX && line[i]; i++)
+                ret[i] = line[i] >= ' ' && line[i] <= '~' ? line[i] : '?';
+        ret[i] = '\0';
 }
 
 static void program_said(struct lines *lines, const char *line, bool is_cut)
@@ -462,7 +472,7 @@ static void program_said(struct lines *lines, const char *line, bool is_cut)
         struct answer answer;
         char shown[SHOWN_MAX + 1];
 
-        (void)snprintf(shown, sizeof(shown), "%s", line);
+        show(line, shown); /* before it is decoded in its place */
         if (is_cut || !answer_read(lines->buffer, &answer)) {
                 program_said_nonsense(program, shown);
                 return;

@@ -20,7 +20,8 @@ class Books:
         eventually(lambda: self.descriptors() == self.idle_descriptors,
                    lambda: f"descriptors fell back to those of an idle daemon, {self.idle_descriptors}: "
                            f"{self.descriptors()}")
-        eventually(lambda: not self.children(), lambda: f"no child process is left: {self.children()}")
+        eventually(lambda: len(self.children()) == self.n_idle_children,
+                   lambda: f"no child process is left but {self.n_idle_children} helpers: {self.children()}")
         eventually(lambda: not self.ledger_files(), lambda: f"no ledger record is left: {self.ledger_files()}")
 
     def unended(self):

@@ -154,6 +154,7 @@ class Daemon(Records, Kernel, Books):
         eventually(is_steady, "the daemon has started")
         self.idle_descriptors = seen[-1]
         self.idle_files = self.files()
+        self.n_idle_children = len(self.children())  # helpers
 
     @property
     def pid(self):
