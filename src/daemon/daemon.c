@@ -48,20 +48,18 @@ void say_fault(const char *format, ...)
 
 /* ---- the journal: flushed at the end of each turn, waited for while it is slow ---- */
 
+/* Its socket is in the loop only while it is slow: else each record that journald reads would wake us. */
 static void daemon_flush_journal(struct daemon *daemon)
 {
         int r = journal_flush(daemon->journal), fd = journal_fd(daemon->journal);
 
-        if (fd != daemon->journal_source.fd) {
+        if (r == 0 || fd != daemon->journal_source.fd)
                 source_deinit(&daemon->journal_source, daemon->loop);
-                if (fd >= 0)
-                        (void)source_init(&daemon->journal_source, daemon->loop, fd, EPOLLOUT, 0,
-                                          daemon->journal_source.ready);
-        }
         if (r == 0)
                 return;
-        source_clear(&daemon->journal_source, EPOLLOUT);
-        source_want(&daemon->journal_source, daemon->loop, EPOLLOUT);
+        if (fd >= 0 && daemon->journal_source.fd < 0)
+                (void)source_init(&daemon->journal_source, daemon->loop, fd, EPOLLOUT, EPOLLOUT,
+                                  daemon->journal_source.ready);
         daemon_arm(daemon, &daemon->journal_timer, JOURNAL_RETRY_USEC);
 }
 

@@ -14,7 +14,9 @@ from harness.basics import HERE, Failure, Skip
 class Journald:
     """A private systemd-journald (the script `journald` beside this file), one for all scenes of a story."""
 
-    def __init__(self):
+    def __init__(self, before=()):
+        """`before` goes before the command that starts it."""
+        self.before = before
         self.directory = Path(tempfile.mkdtemp(prefix="tetherd-journald-"))
         self.enter = [str(HERE / "journald"), "run", str(self.directory)]
         started = self.call("start")
@@ -24,7 +26,7 @@ class Journald:
         self.records = f"/proc/{(self.directory / 'namespace').read_text().strip()}/root/run/log/journal"
 
     def call(self, verb, *arguments):
-        return subprocess.run([HERE / "journald", verb, self.directory, *arguments], stdout=subprocess.DEVNULL,
+        return subprocess.run([*self.before, HERE / "journald", verb, self.directory, *arguments], stdout=subprocess.DEVNULL,
                               stderr=subprocess.PIPE, cwd="/")
 
     def kill(self, number):
