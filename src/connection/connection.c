@@ -342,7 +342,7 @@ void connection_end(struct connection *c, struct ending ending)
 {
         struct connection_edge edge = machine_step(c->state, EVENT_END);
         struct lease *lease = c->state == CONNECTION_HANDSHAKE ? NULL : c->lease;
-        struct address local = { .family = AF_UNSPEC };
+        struct address unknown = { .family = AF_UNSPEC }, *local = lease ? &lease->subject.local : &unknown;
 
         if (edge.action == ACTION_NONE)
                 return;
@@ -352,13 +352,13 @@ void connection_end(struct connection *c, struct ending ending)
 
         struct event_ending obituary = connection_obituary(c, &ending);
 
-        if (!lease && event_is_wanted(shared(c)->journal, obituary.priority, true))
-                connection_local(c, &local);
+        if (local->family == AF_UNSPEC && event_is_wanted(shared(c)->journal, obituary.priority, true))
+                connection_local(c, local);
         if (shared(c)->are_stored)
                 store_bury(c->fd);
         connection_close_socket(c);
         if (edge.action == ACTION_REJECT) {
-                struct event_connection facts = connection_facts(c, &local);
+                struct event_connection facts = connection_facts(c, local);
 
                 handshake_free(c->handshake);
                 event_rejected(shared(c)->journal, &facts, &obituary);
@@ -369,7 +369,7 @@ void connection_end(struct connection *c, struct ending ending)
         assert(edge.action == ACTION_RELEASE);
         connection_enter(c, edge.next);
         if (!lease) {
-                connection_settled(c, &obituary, &local);
+                connection_settled(c, &obituary, local);
                 return;
         }
         obituary.resource = lease_failed_resource(lease);
@@ -533,12 +533,13 @@ static void connection_load(struct connection *c)
                 connection_step(c, EVENT_LOADED);
                 return;
         }
-        connection_local(c, &subject.local);
         if (lease_new(&c->lease, shared(c)->leases, config->config, config->resources, config->n_resources,
                       &subject, &lease_callbacks, c) < 0) {
                 connection_end(c, cause_local(CAUSE_EXHAUSTED, ENOMEM));
                 return;
         }
+        if (lease_tells_subject(c->lease))
+                connection_local(c, &c->lease->subject.local);
         lease_load(c->lease);
 }
 

@@ -553,7 +553,7 @@ static void lease_settle(struct lease *lease)
         bool is_quarantined = lease_is_quarantined(lease);
 
         lease->is_settled = true;
-        if (leases->ledger && !is_quarantined) {
+        if (leases->ledger && lease_is_recorded(lease) && !is_quarantined) {
                 int r = ledger_erase(leases->ledger, lease);
 
                 if (r < 0)
@@ -707,6 +707,14 @@ void lease_set_callbacks(struct lease *lease, const struct lease_callbacks *call
 bool lease_is_recorded(const struct lease *lease)
 {
         return lease->n_recorded > 0;
+}
+
+bool lease_tells_subject(const struct lease *lease)
+{
+        for (size_t i = 0; i < lease->n_claims; i++)
+                if (!lease->claims[i].type->is_silent)
+                        return true;
+        return false;
 }
 
 bool lease_outlives_us(const struct lease *lease)

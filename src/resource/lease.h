@@ -213,6 +213,9 @@ void lease_set_callbacks(struct lease *lease, const struct lease_callbacks *call
 /* Whether a claim of it stands in the ledger: only then is there anything to restore. */
 bool lease_is_recorded(const struct lease *lease);
 
+/* Whether somebody may be told all of the subject: `local` is then wanted before lease_load(). */
+bool lease_tells_subject(const struct lease *lease);
+
 /* Whether all that it holds can go on in the next process, with its connection. */
 bool lease_outlives_us(const struct lease *lease);
 

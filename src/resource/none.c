@@ -36,6 +36,7 @@ static int none_restore(struct claim *claim _unused_, char *const *fields _unuse
 
 const struct resource_type resource_type_none = {
         .name = "none",
+        .is_silent = true,
         .prepare = none_prepare,
         .load = none_load,
         .release = none_release,

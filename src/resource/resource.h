@@ -43,6 +43,7 @@ struct resource_type {
         const char *name;
         bool is_queued;    /* loads and releases are commands: max_concurrent bounds those under way */
         bool is_recorded;  /* a crash can leave something behind: the ledger keeps it */
+        bool is_silent;    /* tells nobody of the connection, so that subject.local is not asked for */
         bool is_exclusive; /* is not released while a claim behind it is quarantined, and may still use it */
         bool ends_with_us; /* does not outlive the daemon: its connection is not handed to the next process */
         int (*prepare)(struct claim *claim, char **ret_reason);
