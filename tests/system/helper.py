@@ -8,7 +8,8 @@ import textwrap
 import time
 from pathlib import Path
 
-from harness import SLOW, Daemon, Failure, eventually, expect, expect_equal, main, need_program, scene
+from harness import (SLOW, Daemon, Failure, eventually, expect, expect_equal, is_sanitized, main, need_program,
+                     scene)
 
 TOP = Path(__file__).resolve().parent.parent.parent
 
@@ -421,7 +422,7 @@ def it_prints_without_end():
         client = served(daemon)
         client.close()
         daemon.wait_ended(client, "eof")
-        expect(daemon.resident_bytes() - before < 3_000_000, "memory grew with what it printed")
+        expect(is_sanitized() or daemon.resident_bytes() - before < 3_000_000, "memory grew with what it printed")
         found = [record for record in daemon.poll_records() if "was never made" in record["MESSAGE"]]
         expect(found, "it is told that answers are ignored")
     expect(any("messages of this kind were not written" in record["MESSAGE"] for record in daemon.records),
@@ -441,7 +442,8 @@ def it_does_not_read():
         clients = [daemon.connect(source=f"127.9.{i % 8}.1", timeout=60) for i in range(N_STOPPED)]
         daemon.wait_record("accepted", count=N_STOPPED, timeout=60)
         daemon.barrier("abstract")
-        expect(daemon.resident_bytes() - before < N_STOPPED * 8000, "memory grew with what it did not read")
+        expect(is_sanitized() or daemon.resident_bytes() - before < N_STOPPED * 8000,
+               "memory grew with what it did not read")
         leaving = clients[-200:]
         for client in leaving:
             client.reset()
