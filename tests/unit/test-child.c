@@ -32,6 +32,14 @@ struct run {
         int status;
 };
 
+static unsigned n_closed;
+
+static void pipe_closed(struct lines *lines)
+{
+        n_closed++;
+        lines_deinit(lines); /* it may */
+}
+
 static void line_came(struct lines *lines, const char *line, bool is_cut)
 {
         struct run *run = container_of(lines, struct run, lines);
@@ -280,6 +288,29 @@ START_TEST(test_out_of_descriptors)
                 if (r == 0)
                         run_wait(&run);
                 assert_no_child();
+                run_free(&run);
+        }
+        teardown();
+}
+END_TEST
+
+/* That nobody holds the other end is told once, after the last line, and only to whom it concerns. */
+START_TEST(test_lines_closed)
+{
+        setup();
+        for (unsigned is_told = 0; is_told < 2; is_told++) {
+                struct run run = { 0 };
+                int fd;
+
+                ck_assert_int_eq(lines_init(&run.lines, loop, LINE_MAX_BYTES, line_came, &fd), 0);
+                run.lines.closed = is_told ? pipe_closed : NULL;
+                ck_assert_int_eq(write(fd, "one\ntwo", 7), 7);
+                ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
+                ck_assert_uint_eq(n_closed, 0);
+                ck_assert_int_eq(close(fd), 0);
+                while (!run.said || strv_length(run.said) < 2)
+                        ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
+                ck_assert_uint_eq(n_closed, is_told);
                 run_free(&run);
         }
         teardown();
@@ -778,5 +809,5 @@ UNIT_MAIN("child", test_ends, test_starts_that_fail, test_out_of_descriptors, te
           test_inheritance, test_folder, test_users, test_users_that_we_may_not_become, test_announce,
           test_kill_reaches_the_group, test_kill_after_the_leader_ended, test_deinit_of_a_running_child,
           test_loop_ends_before_the_child, test_exited_frees_its_owner, test_exited_starts_the_next,
-          test_fork, test_process_identity, test_lines, test_lines_in_slices, test_much_is_printed,
-          test_drain_ends_though_a_grandchild_prints_on)
+          test_fork, test_process_identity, test_lines, test_lines_in_slices, test_lines_closed,
+          test_much_is_printed, test_drain_ends_though_a_grandchild_prints_on)
