@@ -22,7 +22,7 @@ LOOP := $(addprefix loop/,loop timer child lines sync)
 JOURNAL := $(addprefix journal/,record ring limit sink journal events)
 CONFIG := $(addprefix config/,ini suggest keys number value section check print config)
 SERVICE := $(addprefix service/,notify fds store manager lock ids unit bus)
-RESOURCE := $(addprefix resource/,resource environment none tree directory saved exec pool unit request helper lease text ledger)
+RESOURCE := $(addprefix resource/,resource environment none tree directory saved command exec pool process unit request helper lease text ledger)
 HANDLER := handler/handler
 CONNECTION := $(addprefix connection/,cause admission proxy handshake machine stream connection snapshot listening listener explain)
 DAEMON := $(addprefix daemon/,daemon privileges preserve recover reload report stop summary)
@@ -54,7 +54,8 @@ UNIT_store := base/words base/fields $(addprefix service/,notify fds store)
 UNIT_child := base/words $(LOOP)
 UNIT_environment := base/address base/words base/fields loop/loop loop/timer resource/environment
 UNIT_directory := base/address base/words base/fields $(LOOP) $(addprefix resource/,environment directory tree)
-UNIT_exec := $(addprefix base/,address span words fields index unitname) $(LOOP) service/bus $(addprefix resource/,resource environment none directory exec pool tree unit saved request helper)
+UNIT_exec := $(addprefix base/,address span words fields index unitname) $(LOOP) service/bus $(addprefix resource/,resource environment none directory command exec pool process tree unit saved request helper)
+UNIT_process := $(UNIT_exec)
 UNIT_request := resource/request
 UNIT_helper := $(UNIT_exec)
 UNIT_slab := base/slab
@@ -74,7 +75,7 @@ UNIT_lease := base/address base/span base/words base/fields loop/timer loop/loop
 UNIT_ledger := $(UNIT_lease)
 UNIT_pool := $(UNIT_lease) resource/pool
 UNIT_connection := $(BASE) loop/timer loop/loop $(addprefix service/,notify fds unit store) $(addprefix resource/,environment lease text ledger) $(HANDLER) $(CONNECTION)
-UNIT := timer span words address cidr config journal events notify fds store child environment directory exec unit-resource request helper slab index unitname cause machine admission proxy handshake lock ids loop sync lease ledger pool connection
+UNIT := timer span words address cidr config journal events notify fds store child environment directory exec process unit-resource request helper slab index unitname cause machine admission proxy handshake lock ids loop sync lease ledger pool connection
 
 define unit-test
 $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.o)
@@ -177,6 +178,10 @@ bench-restart: $(B)/tetherd $(B)/tests/bench/load ## what a restart takes, and w
 bench-resources: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## loads and releases a second, by type of resource
 	@python3 -B tests/bench/resources.py $(B)/tests/bench $(B)/tetherd
 
+.PHONY: bench-process
+bench-process: $(B)/tetherd $(B)/tests/bench/load ## children a second beside tcpserver and xinetd, if they are there
+	@python3 -B tests/bench/process.py $(B)/tests/bench $(B)/tetherd
+
 .PHONY: check-man
 check-man: $(B)/tetherd ## check that the manual names every key, event, cause and option, and is well formed
 	TETHERD=$(abspath $(B)/tetherd) tests/man
@@ -256,7 +261,7 @@ check: check-man check-system check-kernel check-unit ## run all the tests
 # valgrind knows neither pidfd_open(2) nor a child that shares our memory, nor the AIO of an fsync: what starts programs
 # or syncs is left to the sanitizers.
 .PHONY: check-valgrind
-check-valgrind: $(filter-out %-child %-directory %-exec %-helper %-sync,$(UNIT:%=$(B)/tests/unit/test-%)) ## run the unit and loopback tests under valgrind
+check-valgrind: $(filter-out %-child %-directory %-exec %-helper %-process %-sync,$(UNIT:%=$(B)/tests/unit/test-%)) ## run the unit and loopback tests under valgrind
 	@printf '%s\n' $^ | CK_TIMEOUT_MULTIPLIER=10 RUNS_UNDER_VALGRIND=yes xargs -P 2 -I {} sh -c \
 	        'echo "== {}"; valgrind -q --error-exitcode=99 --leak-check=full {}'
 

@@ -172,9 +172,11 @@ static void check_order(struct config *config, const struct section *section, co
                 if (!config_find_resource(config, needs.names[i]) || lists(listener, needs.names[i], n))
                         continue;
                 if (section->kind == SECTION_LISTENER)
-                        section_fault(config, section, key->name,
-                                      "%s: %%{%s} is not among the listener's resources", key->name,
-                                      needs.names[i]);
+                        section_fault(config, section, key->name, "%s: %%{%s} is not among the listener's %s",
+                                      key->name, needs.names[i],
+                                      lists(listener, needs.names[i], listener->n_resources)
+                                              ? "resources before the one that gets the connection"
+                                              : "resources");
                 else
                         section_fault(config, section, key->name,
                                       "%s: [listener:%s] does not load '%s' before '%s'", key->name,
@@ -184,6 +186,38 @@ static void check_order(struct config *config, const struct section *section, co
 }
 
 /* ---- listeners ---- */
+
+static bool gets_socket(const struct resource_config *resource)
+{
+        return resource->kind == RESOURCE_PROCESS && resource->socket == PROCESS_SOCKET_STDIO;
+}
+
+/* How many resources are loaded before the greeting is sent: a program that gets the connection has to find it sent. */
+static size_t n_before_greeting(const struct listener_config *listener)
+{
+        size_t n = 0;
+
+        while (n < listener->n_resources && !gets_socket(listener->resources[n]))
+                n++;
+        return n;
+}
+
+/* Whoever gets the connection has it alone. */
+static void check_program(struct config *config, const struct section *section)
+{
+        const struct listener_config *listener = section->object;
+        size_t first = n_before_greeting(listener);
+
+        for (size_t i = first + 1; i < listener->n_resources; i++)
+                if (gets_socket(listener->resources[i]))
+                        section_fault(config, section, "resources",
+                                      "resources: '%s' and '%s' both get the connection (socket = stdio)",
+                                      listener->resources[first]->name, listener->resources[i]->name);
+        if (first < listener->n_resources && listener->handler != HANDLER_DISCARD)
+                section_fault(config, section, "handler",
+                              "handler: the connection is given to the program of '%s' (socket = stdio)",
+                              listener->resources[first]->name);
+}
 
 static const struct section *section_of(const struct config *config, const void *object)
 {
@@ -200,7 +234,9 @@ static void check_listener_order(struct config *config, const struct section *se
 
         for (size_t k = 0; k < n_keys; k++)
                 if (keys[k].section == SECTION_LISTENER)
-                        check_order(config, section, &keys[k], listener, listener->n_resources);
+                        check_order(config, section, &keys[k], listener,
+                                    streq(keys[k].name, "greeting") ? n_before_greeting(listener)
+                                                                    : listener->n_resources);
         for (size_t i = 0; i < listener->n_resources; i++) {
                 const struct section *resource = section_of(config, listener->resources[i]);
                 for (size_t k = 0; resource->kinds != 0 && k < n_keys; k++)
@@ -335,6 +371,7 @@ static void check_listeners(struct config *config)
                 check_systemd(config, section);
                 check_admission(config, section);
                 find_resources(config, section);
+                check_program(config, section);
                 check_listener_order(config, section);
         }
 }
@@ -388,6 +425,10 @@ static void check_resource(struct config *config, const struct section *section)
                 check_command(config, section, "command", resource->command);
         if (section->kinds & KIND_PROCESS)
                 check_working_directory(config, section, resource->working_directory);
+        if (gets_socket(resource) && resource->on_exit == ON_EXIT_KEEP)
+                section_fault(
+                        config, section, "on_exit",
+                        "on_exit = keep: with socket = stdio nobody would be left to serve the connection");
         if (section->kinds & KIND_EXEC) {
                 if (!section_given(section, "load") && !section_given(section, "release"))
                         section_fault(config, section, "load", "[%s] has neither load nor release",

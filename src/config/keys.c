@@ -41,10 +41,10 @@ static const struct key_word half_closes[] = {
         { NULL, 0, false },
 };
 static const struct key_word types[] = {
-        { "none", RESOURCE_NONE, false },      { "directory", RESOURCE_DIRECTORY, false },
-        { "exec", RESOURCE_EXEC, false },      { "pool", RESOURCE_POOL, false },
-        { "process", RESOURCE_PROCESS, true }, { "unit", RESOURCE_UNIT, false },
-        { "helper", RESOURCE_HELPER, false },  { NULL, 0, false },
+        { "none", RESOURCE_NONE, false },       { "directory", RESOURCE_DIRECTORY, false },
+        { "exec", RESOURCE_EXEC, false },       { "pool", RESOURCE_POOL, false },
+        { "process", RESOURCE_PROCESS, false }, { "unit", RESOURCE_UNIT, false },
+        { "helper", RESOURCE_HELPER, false },   { NULL, 0, false },
 };
 static const struct key_word when_emptys[] = {
         { "reject", WHEN_EMPTY_REJECT, false },

@@ -2,9 +2,43 @@
  * What a dying connection says was measured (tests/kernel pins it): recv returns 0 for a FIN, but also for a
  * FIN with a RST behind it, which hides as EPIPE in SO_ERROR; ETIMEDOUT is one errno for three deaths, which
  * only TCP_INFO tells apart: `tcpi_probes`, `tcpi_retransmits`, `tcpi_notsent_bytes` and `tcpi_snd_wnd`
- * survive the death, `tcpi_unacked` and `tcpi_backoff` do not.
+ * survive the death, `tcpi_unacked` and `tcpi_backoff` do not. Where a program that has the socket took the errno,
+ * they have to tell a time that was over from a RST as well; and `tcpi_bytes_acked`, which counts our FIN, unlike
+ * `tcpi_bytes_sent`, tells a RST from an end in order.
  */
 #include "connection/cause.h"
+
+#define STATE_CLOSE 7  /* tcpi_state; <netinet/tcp.h> names it, and contradicts <linux/tcp.h> */
+#define TICK_MSEC   10 /* the kernel's times are in jiffies */
+
+uint64_t info_bytes_sent(const struct tcp_info *info)
+{
+        return info->tcpi_bytes_sent - info->tcpi_bytes_retrans + info->tcpi_notsent_bytes;
+}
+
+bool info_has_unacknowledged(const struct tcp_info *info)
+{
+        return info->tcpi_bytes_acked < info_bytes_sent(info);
+}
+
+bool info_is_finished(const struct tcp_info *info)
+{
+        return info->tcpi_state == STATE_CLOSE && info->tcpi_bytes_acked > info_bytes_sent(info);
+}
+
+/* No errno is left: whether the peer was silent for too long, and so sent no RST. */
+static bool has_timed_out(const struct observation *o)
+{
+        const struct tcp_info *info = &o->info;
+        uint32_t heard_msec = MIN(info->tcpi_last_data_recv, info->tcpi_last_ack_recv);
+
+        if (info->tcpi_retransmits > 0)
+                return true;
+        if (info->tcpi_probes > 0)
+                return heard_msec + TICK_MSEC >= o->user_timeout_msec;
+        return o->user_timeout_msec > 0 && info->tcpi_notsent_bytes > 0 && info->tcpi_snd_wnd == 0 &&
+               info->tcpi_last_data_sent + TICK_MSEC >= o->user_timeout_msec;
+}
 
 /* Timed out: an idle peer that is gone, a peer that is gone with our data under way, or one that does not read. */
 static enum cause cause_of_timeout(const struct observation *o)
@@ -44,10 +78,25 @@ static enum cause cause_of_errno(const struct observation *o, int error)
         }
 }
 
+/* The errno went to somebody else: what is left tells, but for what only an errno can (ENETUNREACH). */
+static enum cause cause_of_remains(const struct observation *o)
+{
+        if (!o->has_info) /* a UNIX socket */
+                return CAUSE_EOF;
+        return has_timed_out(o) ? cause_of_timeout(o) : cause_of_errno(o, ECONNRESET);
+}
+
+bool cause_is_over(const struct observation *o)
+{
+        if (!o->is_hung_up || !o->has_info)
+                return true;
+        return o->info.tcpi_state == STATE_CLOSE && (has_timed_out(o) || !info_is_finished(&o->info));
+}
+
 struct ending cause_decide(const struct observation *o)
 {
         int error = o->error ? o->error : o->socket_error;
-        enum cause cause = error ? cause_of_errno(o, error) : CAUSE_EOF;
+        enum cause cause = error ? cause_of_errno(o, error) : o->is_hung_up ? cause_of_remains(o) : CAUSE_EOF;
         /* A stalled peer is found by what we send, whichever call was the first to be told. */
         enum operation operation = cause == CAUSE_STALLED ? OPERATION_SEND : o->operation;
 

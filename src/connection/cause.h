@@ -52,8 +52,10 @@ struct observation {
         int socket_error;     /* SO_ERROR, asked after a receive that returned 0; else 0 */
         bool was_half_closed; /* the peer's FIN was kept earlier (half_close = keep) */
         bool has_unsent;      /* bytes of ours that the peer did not acknowledge, or that never left us */
-        bool has_info;        /* `info` is filled: TCP only */
-        struct tcp_info info; /* read after the event; which fields survive a death: tests/kernel */
+        bool is_hung_up;      /* EPOLLHUP, and no errno: somebody with whom we share the socket took it */
+        uint32_t user_timeout_msec; /* then: the listener's user_timeout; 0: off */
+        bool has_info;              /* `info` is filled: TCP only */
+        struct tcp_info info;       /* read after the event; which fields survive a death: tests/kernel */
 };
 
 struct ending {
@@ -64,6 +66,19 @@ struct ending {
 
 /* Never CAUSE_NONE. The errnos that are no ending (errno_is_spurious()) must not come here. */
 struct ending cause_decide(const struct observation *observation);
+
+/*
+ * Whether a socket that we share is done with. Not while only this end is shut, by whom we share it with, nor after both
+ * ends were shut in order: then it is the program's to end.
+ */
+bool cause_is_over(const struct observation *observation);
+
+/* Both ends were shut, and the peer has acknowledged ours: an end in order. */
+bool info_is_finished(const struct tcp_info *info);
+/* Bytes of ours that the peer's host did not acknowledge; also once the connection is dead. */
+bool info_has_unacknowledged(const struct tcp_info *info);
+/* What was handed over for sending, a FIN not counted. */
+uint64_t info_bytes_sent(const struct tcp_info *info);
 
 /* The endings that the daemon decides itself carry the operation that interface.md gives for the cause. */
 struct ending cause_local(enum cause cause, int error);

@@ -97,7 +97,7 @@ static struct deadline connection_deadline(const struct connection *c)
                                   CAUSE_HANDSHAKE_TIMEOUT);
                 break;
         case CONNECTION_READY:
-                if (!c->output)
+                if (!c->output && !connection_is_given(c))
                         deadline_consider(&deadline, c->received_usec + c->paused_msec * USEC_PER_MSEC,
                                           c->config->idle_timeout, CAUSE_IDLE_TIMEOUT);
                 break;
@@ -115,8 +115,15 @@ static struct deadline connection_deadline(const struct connection *c)
         return deadline;
 }
 
+bool connection_is_given(const struct connection *c)
+{
+        return c->state >= CONNECTION_LOADING && c->lease && c->lease->program;
+}
+
 static uint32_t connection_wanted(const struct connection *c)
 {
+        if (connection_is_given(c))
+                return EVENTS_GIVEN;
         switch (c->state) {
         case CONNECTION_HANDSHAKE:
                 return EVENTS_RECEIVE;
@@ -219,7 +226,7 @@ static struct event_ending connection_obituary(const struct connection *c, const
                 .duration_usec = duration_usec,
                 .handshake_usec = handshake_usec,
                 .load_usec = is_ready ? connection_load_usec(c) : duration_usec - handshake_usec,
-                .last_receive_usec = now(c) - c->received_usec,
+                .last_receive_usec = now(c) - MIN(c->received_usec, now(c)),
                 .bytes_received = c->bytes_received,
                 .bytes_sent = c->bytes_sent,
         };
@@ -343,17 +350,22 @@ void connection_end(struct connection *c, struct ending ending)
         struct connection_edge edge = machine_step(c->state, EVENT_END);
         struct lease *lease = c->state == CONNECTION_HANDSHAKE ? NULL : c->lease;
         struct address unknown = { .family = AF_UNSPEC }, *local = lease ? &lease->subject.local : &unknown;
+        bool is_given = connection_is_given(c);
 
         if (edge.action == ACTION_NONE)
                 return;
 
-        if (cause_is_refusal(ending.cause))
+        if (is_given)
+                stream_recount(c, c->fd);
+        else if (cause_is_refusal(ending.cause))
                 connection_refuse(c, ending.cause); /* its bytes count */
 
         struct event_ending obituary = connection_obituary(c, &ending);
 
         if (local->family == AF_UNSPEC && event_is_wanted(shared(c)->journal, obituary.priority, true))
                 connection_local(c, local);
+        if (is_given)
+                stream_take_back(c, ending.cause == CAUSE_PROCESS_EXITED);
         if (shared(c)->are_stored)
                 store_bury(c->fd);
         connection_close_socket(c);
@@ -510,10 +522,38 @@ static void lease_is_settled(struct lease *lease, void *userdata)
         c->lease = lease_free(lease);
 }
 
+/* 0 or a negative errno. What the kernel does not take is kept. */
+static int connection_greet(struct connection *c)
+{
+        _cleanup_free_ char *line = NULL;
+
+        if (c->config->greeting[0] == '\0')
+                return 0;
+        line = connection_line(c, c->config->greeting, CAUSE_NONE);
+        return line ? stream_send((struct handler_peer *)c, line, strlen(line)) : -ENOMEM;
+}
+
+/* The program is next to write: the greeting has to be out before. */
+static int lease_wants_socket(struct lease *lease _unused_, void *userdata)
+{
+        struct connection *c = userdata;
+        int r = connection_greet(c);
+
+        /* One that is broken is given as well: both of us find it so. */
+        if (r == -ENOMEM || c->output)
+                return r < 0 ? r : -ENOBUFS;
+        r = stream_give(c);
+        if (r < 0)
+                return r;
+        connection_rearm(c);
+        return c->fd;
+}
+
 static const struct lease_callbacks lease_callbacks = {
         .loaded = lease_is_ready,
         .failed = lease_is_failed,
         .lost = lease_is_lost,
+        .give_socket = lease_wants_socket,
         .settled = lease_is_settled,
 };
 
@@ -545,7 +585,6 @@ static void connection_load(struct connection *c)
 
 static void connection_serve(struct connection *c)
 {
-        _cleanup_free_ char *line = NULL;
         int r;
 
         if (shared(c)->ready)
@@ -559,10 +598,7 @@ static void connection_serve(struct connection *c)
                 event_ready(shared(c)->journal, &facts, connection_handshake_usec(c),
                             connection_load_usec(c));
         }
-        if (c->config->greeting[0] == '\0')
-                return;
-        line = connection_line(c, c->config->greeting, CAUSE_NONE);
-        r = line ? stream_send((struct handler_peer *)c, line, strlen(line)) : -ENOMEM;
+        r = connection_is_given(c) ? 0 : connection_greet(c);
         if (r < 0)
                 stream_break(c, -r);
 }

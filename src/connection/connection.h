@@ -147,6 +147,9 @@ void connection_take_up(struct connection *connection, struct listener *listener
 
 /* ---- for stream.c ---- */
 
+/* Whether its socket was given to a program: what comes from the peer is not ours to read, nor is a FIN ours to judge. */
+bool connection_is_given(const struct connection *connection);
+
 /* Takes the edge of the state machine; not for endings. The connection may be closed when it returns. */
 void connection_step(struct connection *connection, enum connection_event event);
 

@@ -54,10 +54,27 @@ static bool keeps_half_closed(const struct listener_config *c)
         return c->half_close == HALF_CLOSE_KEEP && c->handler != HANDLER_ECHO;
 }
 
+/* Whose program has the connection; NULL: nobody's. */
+static const struct resource_config *program_of(const struct listener_config *c)
+{
+        for (size_t i = 0; i < c->n_resources; i++)
+                if (c->resources[i]->kind == RESOURCE_PROCESS &&
+                    c->resources[i]->socket == PROCESS_SOCKET_STDIO)
+                        return c->resources[i];
+        return NULL;
+}
+
 static void print_fin(FILE *file, const struct listener_config *c, uint64_t idle_usec)
 {
         uint64_t close_usec = deadline_after(FIN_TIMEOUT_USEC, idle_usec);
 
+        if (program_of(c)) {
+                row(file, "half-closes (FIN)", "the program, if it reads", USEC_INFINITY,
+                    CAUSE_PROCESS_EXITED);
+                row(file, "closes or exits (FIN, not to be told from it)",
+                    "its tcp_fin_timeout of 60 s, keepalive", close_usec, CAUSE_EOF);
+                return;
+        }
         if (!keeps_half_closed(c)) {
                 row(file, "closes, half-closes or exits (FIN)", "FIN", 0, CAUSE_EOF);
                 return;
@@ -95,7 +112,11 @@ static void print_tcp(FILE *file, const struct listener_config *c)
 
 static void print_unix(FILE *file, const struct listener_config *c)
 {
-        if (keeps_half_closed(c)) {
+        if (program_of(c)) {
+                row(file, "half-closes (UNIX)", "the program, if it reads", USEC_INFINITY,
+                    CAUSE_PROCESS_EXITED);
+                row(file, "closes or exits (UNIX)", "the kernel", 0, CAUSE_EOF);
+        } else if (keeps_half_closed(c)) {
                 row(file, "half-closes (UNIX)", "half_close_timeout", c->half_close_timeout,
                     CAUSE_HALF_CLOSE_TIMEOUT);
                 row(file, "closes or exits (UNIX)", "the kernel", 0, CAUSE_EOF);
@@ -103,8 +124,9 @@ static void print_unix(FILE *file, const struct listener_config *c)
                 row(file, "closes, half-closes or exits (UNIX)", "the kernel", 0, CAUSE_EOF);
         }
         row(file, "closes with our bytes unread (UNIX)", "the kernel", 0, CAUSE_RESET);
-        row(file, "is alive but does not read what we send (UNIX)", "detect_within", c->detect_within,
-            CAUSE_STALLED);
+        if (!program_of(c))
+                row(file, "is alive but does not read what we send (UNIX)", "detect_within", c->detect_within,
+                    CAUSE_STALLED);
 }
 
 static void print_listener(FILE *file, const struct listener_config *c)
@@ -128,7 +150,8 @@ static void print_listener(FILE *file, const struct listener_config *c)
         if (c->hello || c->proxy_protocol)
                 row(file, "does not finish its handshake", "handshake_timeout", c->handshake_timeout,
                     CAUSE_HANDSHAKE_TIMEOUT);
-        row(file, "is there and says nothing", "idle_timeout", c->idle_timeout, CAUSE_IDLE_TIMEOUT);
+        if (!program_of(c))
+                row(file, "is there and says nothing", "idle_timeout", c->idle_timeout, CAUSE_IDLE_TIMEOUT);
         row(file, "stays whatever it does", "max_age", c->max_age, CAUSE_MAX_AGE);
 }
 

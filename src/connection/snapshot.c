@@ -6,10 +6,6 @@
 #include "base/fields.h"
 #include "connection/stream.h"
 #include <inttypes.h>
-#include <linux/sockios.h>
-#include <sys/ioctl.h>
-
-#define STATE_CLOSE_WAIT 8 /* tcpi_state; <netinet/tcp.h> names it, and contradicts <linux/tcp.h> */
 
 void snapshot_write(const struct connection *c, bool is_last, FILE *file)
 {
@@ -91,26 +87,6 @@ static int read_unsent(struct connection *c, char *const *fields)
         return 0;
 }
 
-/*
- * The kernel's counts are of the whole life (tcp(7), TCP_INFO); what it counts and we do not have read, or it has
- * not sent yet, is in its queues. A FIN counts as a byte received.
- */
-static void recount(struct connection *c, int fd)
-{
-        struct tcp_info info = { 0 };
-        socklen_t length = sizeof(info);
-        int n_unread = 0, n_unsent = 0;
-
-        if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0 || ioctl(fd, SIOCINQ, &n_unread) < 0 ||
-            ioctl(fd, SIOCOUTQ, &n_unsent) < 0)
-                return;
-        c->bytes_received = info.tcpi_bytes_received - (uint32_t)n_unread;
-        if (info.tcpi_state == STATE_CLOSE_WAIT)
-                c->bytes_received--;
-        c->bytes_sent = info.tcpi_bytes_acked + (uint32_t)n_unsent;
-        c->received_usec = clock_usec(CLOCK_MONOTONIC) - info.tcpi_last_data_recv * USEC_PER_MSEC;
-}
-
 int snapshot_read(struct connection *c, char *const *fields, int fd)
 {
         const char *identity = fields_get(fields, "identity");
@@ -136,8 +112,10 @@ int snapshot_read(struct connection *c, char *const *fields, int fd)
         c->bytes_received = number(fields, "bytes_received");
         c->bytes_sent = number(fields, "bytes_sent");
         c->paused_msec = (uint32_t)number(fields, "paused");
-        if (!number(fields, "is_last") && !c->is_unix)
-                recount(c, fd);
+        if (!number(fields, "is_last")) {
+                c->fin = fin_usec > 0; /* as far as counting is concerned */
+                stream_recount(c, fd);
+        }
         if (fin_usec > 0)
                 c->fin = MAX(span_pack(fin_usec > c->received_usec ? fin_usec - c->received_usec : 0), 1U);
         r = read_unsent(c, fields);

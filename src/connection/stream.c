@@ -5,6 +5,9 @@
  */
 #include "connection/stream.h"
 #include "connection/listener.h"
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 
 #define READ_BUDGET  4   /* reads a turn: nobody's flood keeps the others waiting */
 #define DRAIN_BUDGET 256 /* reads of what a dead peer left: more than its receive buffer holds */
@@ -12,6 +15,13 @@
 static struct connections *shared(const struct connection *c)
 {
         return c->config->listener->connections;
+}
+
+static bool get_info(int fd, struct tcp_info *ret)
+{
+        socklen_t length = sizeof(*ret);
+
+        return getsockopt(fd, IPPROTO_TCP, TCP_INFO, ret, &length) == 0;
 }
 
 /* What a call said ends the connection. */
@@ -24,11 +34,9 @@ static void end_observed(struct connection *c, enum operation operation, int err
                 .was_half_closed = c->state == CONNECTION_HALF_CLOSED,
                 .has_unsent = c->output,
         };
-        socklen_t length = sizeof(observation.info);
 
         if (!c->is_unix && cause_needs_info(error ? error : socket_error))
-                observation.has_info =
-                        getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &observation.info, &length) == 0;
+                observation.has_info = get_info(c->fd, &observation.info);
         connection_end(c, cause_decide(&observation));
 }
 
@@ -53,7 +61,7 @@ static ssize_t drain(struct connection *c)
         ssize_t n = 1;
 
         for (int i = 0; i < DRAIN_BUDGET && n > 0; i++) {
-                n = recv(c->fd, shared(c)->scratch, STREAM_READ_MAX, 0);
+                n = recv(c->fd, shared(c)->scratch, STREAM_READ_MAX, MSG_DONTWAIT);
                 if (n > 0)
                         count_received(c, (size_t)n);
         }
@@ -84,7 +92,7 @@ static ssize_t send_some(int fd, const uint8_t *bytes, size_t n)
         size_t n_sent = 0;
 
         while (n_sent < n) {
-                ssize_t r = send(fd, bytes + n_sent, n - n_sent, MSG_NOSIGNAL);
+                ssize_t r = send(fd, bytes + n_sent, n - n_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
 
                 if (r >= 0)
                         n_sent += (size_t)r;
@@ -157,6 +165,13 @@ static void flush(struct connection *c)
 
 /* ---- receiving ---- */
 
+static void keep_fin(struct connection *c)
+{
+        uint64_t now_usec = loop_now(shared(c)->loop);
+
+        c->fin = MAX(span_pack(now_usec - MIN(c->received_usec, now_usec)), 1U);
+}
+
 /* recv said 0. */
 static void receive_fin(struct connection *c)
 {
@@ -169,7 +184,7 @@ static void receive_fin(struct connection *c)
                 end_observed(c, OPERATION_RECEIVE, 0, error);
                 return;
         }
-        c->fin = MAX(span_pack(loop_now(shared(c)->loop) - c->received_usec), 1U);
+        keep_fin(c);
         connection_step(c, EVENT_FIN);
 }
 
@@ -228,6 +243,79 @@ static void watch(struct connection *c)
         end_broken(c, OPERATION_RECEIVE, 0);
 }
 
+/* ---- a program has the socket: no byte and no FIN is ours ---- */
+
+/* Where the program's call took the errno first, what is left has to do. */
+static void end_given(struct connection *c)
+{
+        int error = socket_error_of(c);
+        struct observation observation = {
+                .operation = OPERATION_RECEIVE,
+                .error = error,
+                .was_half_closed = c->fin != 0,
+                .is_hung_up = error == 0,
+                .user_timeout_msec = c->config->user_timeout == USEC_INFINITY
+                                             ? 0
+                                             : (uint32_t)(c->config->user_timeout / USEC_PER_MSEC),
+                .has_info = !c->is_unix && get_info(c->fd, &observation.info),
+        };
+
+        observation.has_unsent = observation.has_info && info_has_unacknowledged(&observation.info);
+        if (error == EPIPE && c->fin == 0)
+                keep_fin(c); /* it came before the RST */
+        if (cause_is_over(&observation))
+                connection_end(c, cause_decide(&observation));
+}
+
+static void oversee(struct connection *c)
+{
+        uint32_t news = c->source.pending;
+
+        source_clear(&c->source, EVENTS_GIVEN);
+        if (news & EVENTS_ERROR)
+                end_given(c);
+        else if (c->fin == 0)
+                keep_fin(c);
+}
+
+int stream_give(struct connection *c)
+{
+        int flags = fcntl(c->fd, F_GETFL);
+
+        /* Of the open file, which the program shares with us, not of our descriptor. */
+        if (flags < 0 || fcntl(c->fd, F_SETFL, flags & ~O_NONBLOCK) < 0)
+                return -errno;
+        source_clear(&c->source, EVENTS_GIVEN);
+        return source_register(&c->source, shared(c)->loop, EVENTS_GIVEN);
+}
+
+void stream_take_back(struct connection *c, bool is_ended)
+{
+        (void)shutdown(c->fd, is_ended ? SHUT_WR : SHUT_RDWR);
+        if (is_ended) /* or closing would be a RST, as in stream_say_last() */
+                (void)drain(c);
+}
+
+#define STATE_CLOSE_WAIT 8 /* tcpi_state; <netinet/tcp.h> names it, and contradicts <linux/tcp.h> */
+
+/* A FIN counts as a byte received. */
+void stream_recount(struct connection *c, int fd)
+{
+        struct tcp_info info = { 0 };
+        int n_unread = 0;
+
+        if (c->is_unix || !get_info(fd, &info) || ioctl(fd, SIOCINQ, &n_unread) < 0)
+                return;
+
+        bool has_fin = info.tcpi_state == STATE_CLOSE_WAIT || c->fin != 0 || info_is_finished(&info);
+        uint64_t bytes_received = info.tcpi_bytes_received - (uint32_t)n_unread - has_fin;
+
+        if (bytes_received != c->bytes_received)
+                c->received_usec = clock_usec(CLOCK_MONOTONIC) - info.tcpi_last_data_recv * USEC_PER_MSEC;
+        c->bytes_received = bytes_received;
+        c->bytes_sent = info_bytes_sent(&info);
+}
+
 /* ---- the handshake: exactly its bytes are taken from the socket, the rest stays for whoever comes next ---- */
 
 static void shake(struct connection *c)
@@ -264,6 +352,10 @@ void stream_event(struct source *source)
 {
         struct connection *c = container_of(source, struct connection, source);
 
+        if (connection_is_given(c)) {
+                oversee(c);
+                return;
+        }
         switch (c->state) {
         case CONNECTION_HANDSHAKE:
                 shake(c);

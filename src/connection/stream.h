@@ -14,6 +14,8 @@
 
 /* What a connection's socket is registered for, once. */
 #define EVENTS_REGISTERED (EPOLLIN | EPOLLOUT | EPOLLRDHUP)
+/* And from the moment on when a program has it: what comes and goes then would only wake us. */
+#define EVENTS_GIVEN (EPOLLRDHUP | EVENTS_ERROR)
 
 /* For the connection's source. */
 void stream_event(struct source *source);
@@ -29,6 +31,24 @@ int stream_send(struct handler_peer *peer, const void *bytes, size_t n);
  * already, since closing on unread bytes would be a RST, which may overtake the line.
  */
 void stream_say_last(struct connection *connection, const char *line);
+
+/*
+ * The socket is to be given to a program: blocking, and of the events only those that are left to us. What is asked of
+ * it here never blocks for that. 0 or a negative errno.
+ */
+int stream_give(struct connection *connection);
+
+/*
+ * A program had the socket, and may have it still, but for `is_ended`: then what it wrote last is to arrive. Before the
+ * socket is closed.
+ */
+void stream_take_back(struct connection *connection, bool is_ended);
+
+/*
+ * Bytes that others read or wrote: the kernel's counts are of the whole life (tcp(7), TCP_INFO); what it counts and
+ * nobody has read yet is in its queue. UNIX sockets have none: nothing changes. `fd`: its socket.
+ */
+void stream_recount(struct connection *connection, int fd);
 
 /* Ends the connection after a stream_send() that failed with `error` (positive). */
 void stream_break(struct connection *connection, int error);

@@ -46,7 +46,7 @@ static int check_owner(const struct config *config, const struct resource_config
 {
         bool is_other_user = resource->user != (uid_t)-1 && resource->user != geteuid();
         bool is_other_group = resource->group != (gid_t)-1 && resource->group != getegid();
-        bool is_exec = resource->kind == RESOURCE_EXEC;
+        bool is_exec = resource->kind == RESOURCE_EXEC || resource->kind == RESOURCE_PROCESS;
         uint64_t needed = 0;
 
         if (is_exec && is_other_user)
@@ -80,18 +80,26 @@ static const char *find_hidden_device(char *const *words)
 static int check_devices(const struct config *config, const struct resource_config *resource,
                          char **ret_fault)
 {
-        const char *in_load = find_hidden_device(resource->load),
-                   *in_release = find_hidden_device(resource->release);
-        const char *device = in_load ? in_load : in_release;
+        const struct {
+                const char *key;
+                char *const *words;
+        } commands[] = { { "load", resource->load },
+                         { "release", resource->release },
+                         { "command", resource->command } };
+        const char *device = NULL, *key = NULL;
         _cleanup_free_ char *why = NULL;
         struct statvfs dev;
 
+        for (size_t i = 0; !device && i < ARRAY_SIZE(commands); i++) {
+                key = commands[i].key;
+                device = find_hidden_device(commands[i].words);
+        }
         /* Without PrivateDevices= it may be plugged in later. */
         if (!device || statvfs("/dev", &dev) < 0 || !(dev.f_flag & ST_RDONLY))
                 return 0;
         if (asprintf(&why, "%s is hidden from tetherd", device) < 0)
                 return -ENOMEM;
-        return refuse(config, resource, in_load ? "load" : "release", why, "devices.conf", ret_fault);
+        return refuse(config, resource, key, why, "devices.conf", ret_fault);
 }
 
 int privileges_check(const struct config *config, char **ret_fault)

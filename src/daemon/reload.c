@@ -9,7 +9,9 @@
 
 #define DESCRIPTORS_RESERVED    64 /* for everything that is neither a connection nor a command */
 #define DESCRIPTORS_PER_COMMAND 6  /* two pipes, a pidfd, /dev/null */
-#define ALWAYS_SHARE            3  /* of the descriptors: a connection may be in two stores besides */
+#define DESCRIPTORS_PER_PROCESS \
+        2              /* a pidfd and stderr's pipe, as long as its connection; stdout's, if it has one */
+#define ALWAYS_SHARE 3 /* of the descriptors: a connection may be in two stores besides */
 
 static void cancel(struct listener_plan **plans, size_t n_plans)
 {
@@ -65,6 +67,35 @@ static void set_log(struct daemon *daemon, const struct config *config)
                             strerror(-r));
 }
 
+/* What a loaded resource keeps open. */
+static uint64_t descriptors_of(const struct resource_config *resource)
+{
+        if (resource->kind != RESOURCE_PROCESS)
+                return 0;
+        return resource->socket == PROCESS_SOCKET_STDIO ? DESCRIPTORS_PER_PROCESS - 1
+                                                        : DESCRIPTORS_PER_PROCESS;
+}
+
+/* How many connections fit where processes of some of them need descriptors, too. */
+static uint64_t share_with_processes(const struct config *config, uint64_t n_descriptors)
+{
+        uint64_t n_each = 0, n_most = 0; /* descriptors of such a connection, how many of them there may be */
+
+        for (size_t i = 0; i < config->n_listeners; i++) {
+                const struct listener_config *listener = config->listeners[i];
+                uint64_t n = 0;
+
+                for (size_t k = 0; k < listener->n_resources; k++)
+                        n += descriptors_of(listener->resources[k]);
+                if (!listener->enabled || n == 0)
+                        continue;
+                n_each = MAX(n_each, n);
+                n_most += MIN(listener->max_connections, n_descriptors);
+        }
+        return n_most * (1 + n_each) < n_descriptors ? n_descriptors - n_most * n_each
+                                                     : n_descriptors / (1 + n_each);
+}
+
 /* How many connections the descriptor limit allows; it is a fault if the configuration asks for more. */
 static int max_connections(const struct daemon *daemon, const struct config *config, uint64_t *ret_max,
                            char **ret_fault)
@@ -78,6 +109,7 @@ static int max_connections(const struct daemon *daemon, const struct config *con
                 else if (config->resources[i]->kind == RESOURCE_HELPER)
                         reserved += DESCRIPTORS_PER_COMMAND;
         most = daemon->n_descriptors - MIN(reserved, daemon->n_descriptors / 2);
+        most = share_with_processes(config, most);
         if (config->daemon.preserve == PRESERVE_ALWAYS)
                 most = MIN(most, daemon->n_descriptors / ALWAYS_SHARE);
         if (wanted <= most) {

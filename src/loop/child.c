@@ -10,6 +10,7 @@
  */
 #include "loop/child.h"
 #include "base/words.h"
+#include <dirent.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
@@ -148,6 +149,9 @@ _Noreturn static void run_program(const struct plan *plan)
         if (r == 0)
                 r = keep_own_capabilities_back();
         if (r == 0 && chdir(options->working_directory) < 0)
+                r = -errno;
+        /* Not before it is who it will be, for that takes it back; and then we may be dead already. */
+        if (r == 0 && options->dies_with_us && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
                 r = -errno;
         if (r == 0 && getppid() != plan->parent)
                 r = -ECANCELED;
@@ -306,10 +310,17 @@ int child_fork(struct child *child, struct loop *loop, int (*work)(void *userdat
         return child_watch(child, loop, pid, exited);
 }
 
-void child_kill(struct child *child, int signal)
+/* The group that it leads, and where it has left that for another one, itself. */
+static int signal_group(pid_t leader, int signal)
 {
-        if (child->pid > 0)
-                (void)kill(-child->pid, signal);
+        if (kill(-leader, signal) == 0 || (errno == ESRCH && kill(leader, signal) == 0))
+                return 0;
+        return errno == ESRCH ? 0 : -errno;
+}
+
+int child_kill(struct child *child, int signal)
+{
+        return child->pid > 0 ? signal_group(child->pid, signal) : 0;
 }
 
 void child_deinit(struct child *child)
@@ -318,7 +329,7 @@ void child_deinit(struct child *child)
                 return;
         (void)sd_event_source_set_userdata(child->source, NULL);
         if (child->status_code == 0) {
-                child_kill(child, SIGKILL);
+                (void)child_kill(child, SIGKILL);
                 (void)sd_event_source_set_floating(child->source, true); /* stays until it is reaped */
         }
         child->source = sd_event_source_unref(child->source);
@@ -338,48 +349,128 @@ static int read_text(const char *path, char *buffer, size_t size)
         return 0;
 }
 
-int process_identify(pid_t pid, struct process_identity *ret)
+/* The fields of /proc/PID/stat from the third on: the second, a name in parentheses, may have anything in it. */
+static int read_stat(pid_t pid, char buffer[static 1024], const char **ret_fields)
 {
-        struct process_identity process = { .pid = pid };
-        char path[32], text[1024];
+        char path[32], *end;
         int r;
 
-        r = read_text("/proc/sys/kernel/random/boot_id", process.boot, sizeof(process.boot));
-        if (r < 0)
-                return r;
         (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-        r = read_text(path, text, sizeof(text));
+        r = read_text(path, buffer, 1024);
         if (r < 0)
                 return r;
+        end = strrchr(buffer, ')');
+        if (!end || end[1] != ' ')
+                return -EINVAL;
+        *ret_fields = end + 2;
+        return 0;
+}
 
-        /* The second field, the name in parentheses, may have anything in it. */
-        const char *p = strrchr(text, ')');
+int process_identify(pid_t pid, struct process_identity *ret)
+{
+        static char boot[sizeof(ret->boot)]; /* the same as long as we live */
+        struct process_identity process = { .pid = pid };
+        const char *p;
+        char text[1024];
+        int r = boot[0] ? 0 : read_text("/proc/sys/kernel/random/boot_id", boot, sizeof(boot));
 
-        for (int field = 2; p && field < 22; field++)
-                p = strchr(p + 1, ' ');
+        if (r == 0)
+                r = read_stat(pid, text, &p);
+        if (r < 0)
+                return r;
+        for (int field = 3; p && field < 22; field++) {
+                p = strchr(p, ' ');
+                p = p ? p + 1 : NULL;
+        }
         if (!p)
                 return -EINVAL;
-        process.start = strtoull(p + 1, NULL, 10);
+        process.start = strtoull(p, NULL, 10);
+        memcpy(process.boot, boot, sizeof(boot));
         *ret = process;
         return 0;
 }
 
-int process_end(const struct process_identity *process, int wait_msec)
+static int wait_end(int pidfd, int wait_msec)
 {
-        struct process_identity now;
-        _cleanup_close_ int fd = pidfd_open(process->pid, 0);
-
-        /* Opened first: what we look at now is what we wait for. */
-        if (fd < 0)
-                return errno == ESRCH ? 0 : -errno;
-        if (process_identify(process->pid, &now) < 0 || now.start != process->start ||
-            !streq(now.boot, process->boot))
-                return 0;
-        if (kill(-process->pid, SIGKILL) < 0 && errno != ESRCH)
-                return -errno;
-
-        struct pollfd pollfd = { .fd = fd, .events = POLLIN };
+        struct pollfd pollfd = { .fd = pidfd, .events = POLLIN };
         int n = poll(&pollfd, 1, wait_msec);
 
         return n < 0 ? -errno : n == 0 ? -ETIMEDOUT : 0;
+}
+
+static bool has_mark(pid_t pid, const char *mark)
+{
+        _cleanup_free_ char *variable = NULL;
+        bool is_found = false;
+        size_t size = 0;
+        char path[32];
+        FILE *file;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/environ", (int)pid);
+        file = fopen(path, "re");
+        while (file && !is_found && getdelim(&variable, &size, '\0', file) > 0)
+                is_found = streq(variable, mark);
+        if (file)
+                (void)fclose(file);
+        return is_found;
+}
+
+/* 1: it was of the group, and is ended. */
+static int end_member(pid_t pid, pid_t group, const char *mark, int wait_msec)
+{
+        _cleanup_close_ int fd = pidfd_open(pid, 0); /* first: what is looked at is what is signalled */
+        const char *fields;
+        char text[1024];
+        int own_group;
+
+        /* State, parent, group: those that cannot be looked at are none of ours. */
+        if (fd < 0 || read_stat(pid, text, &fields) < 0 || sscanf(fields, "%*c %*d %d", &own_group) != 1 ||
+            own_group != group || !has_mark(pid, mark))
+                return 0;
+        if (pidfd_send_signal(fd, SIGKILL, NULL, 0) < 0)
+                return errno == ESRCH ? 1 : -errno;
+        int r = wait_end(fd, wait_msec);
+        return r < 0 ? r : 1;
+}
+
+/* Looks again as long as it finds some: one may have had a child in between. */
+static int end_members(pid_t group, const char *mark, int wait_msec)
+{
+        int r = 1;
+
+        while (r == 1 && (kill(-group, 0) == 0 || errno != ESRCH)) {
+                DIR *directory = opendir("/proc");
+
+                if (!directory)
+                        return -errno;
+                r = 0;
+                for (struct dirent *entry; r >= 0 && (entry = readdir(directory));) {
+                        int pid = atoi(entry->d_name);
+                        int n = pid > 0 ? end_member(pid, group, mark, wait_msec) : 0;
+
+                        r = n != 0 ? n : r;
+                }
+                (void)closedir(directory);
+        }
+        return MIN(r, 0);
+}
+
+int process_end(const struct process_identity *process, const char *mark, int wait_msec)
+{
+        struct process_identity now;
+        _cleanup_close_ int fd = pidfd_open(process->pid, 0);
+        int error = fd < 0 ? errno : 0, r;
+
+        if (error && error != ESRCH)
+                return -error;
+        /* Whoever lives now, in which boot. */
+        if (process_identify(error ? getpid() : process->pid, &now) < 0 || !streq(now.boot, process->boot))
+                return 0;
+        if (error) /* as long as there is a group of that number, no process gets it */
+                return mark ? end_members(process->pid, mark, wait_msec) : 0;
+        /* Opened first: what we look at now is what we wait for. */
+        if (now.start != process->start)
+                return 0;
+        r = signal_group(process->pid, SIGKILL);
+        return r < 0 ? r : wait_end(fd, wait_msec);
 }

@@ -31,6 +31,11 @@ struct child_options {
          */
         int (*announce)(void *userdata);
         void *userdata;
+        /*
+         * The kernel kills it when we die, however we do (PR_SET_PDEATHSIG(2const)): the program alone, not what it
+         * starts, and not one whose file is set-user-ID or has capabilities.
+         */
+        bool dies_with_us;
         int stdin_fd; /* -1: /dev/null, for all three; never 0 to 2; borrowed */
         int stdout_fd;
         int stderr_fd;
@@ -70,8 +75,8 @@ int child_start(struct child *child, struct loop *loop, const struct child_optio
 int child_fork(struct child *child, struct loop *loop, int (*work)(void *userdata), void *userdata,
                int stderr_fd, child_fn exited);
 
-/* Signals the whole process group. Harmless when there is none. */
-void child_kill(struct child *child, int signal);
+/* Signals the whole process group; 0, also when there is none, or a negative errno: nobody could be signalled. */
+int child_kill(struct child *child, int signal);
 
 /* Forgets the child; one that still runs is killed with SIGKILL, and the loop reaps it. Idempotent. */
 void child_deinit(struct child *child);
@@ -87,7 +92,8 @@ int process_identify(pid_t pid, struct process_identity *ret); /* 0 or a negativ
 
 /*
  * Sends SIGKILL to the process group of that very process, which is not our child, and waits until it has
- * ended, for at most `wait_msec`. Returns 0 when it does not run any more, -ETIMEDOUT, or another negative
- * errno.
+ * ended, for at most `wait_msec`. Where it has ended before, those of its group that live on are killed, if they have
+ * `mark`, "NAME=value", in the environment that they were started with: nothing else tells them from another group of
+ * that number; NULL: nobody looks. Returns 0 when it does not run any more, -ETIMEDOUT, or another negative errno.
  */
-int process_end(const struct process_identity *process, int wait_msec);
+int process_end(const struct process_identity *process, const char *mark, int wait_msec);

@@ -288,6 +288,14 @@ void source_deinit(struct source *source, struct loop *loop)
         loop->n_sources--;
 }
 
+int source_register(struct source *source, struct loop *loop, uint32_t events)
+{
+        struct epoll_event event = { .events = events | EPOLLET, .data.ptr = source };
+
+        assert(source->fd >= 0);
+        return epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, source->fd, &event) < 0 ? -errno : 0;
+}
+
 void source_want(struct source *source, struct loop *loop, uint32_t wanted)
 {
         source->wanted = (uint16_t)wanted;

@@ -70,6 +70,12 @@ int source_init(struct source *source, struct loop *loop, int fd, uint32_t event
 /* Deregisters; before close(2), since a dup of the descriptor may live on (epoll(7), Q6). Idempotent. */
 void source_deinit(struct source *source, struct loop *loop);
 
+/*
+ * Registers other events with the kernel, for good: those that nobody will want any more would still wake the loop.
+ * What holds of them now is told.
+ */
+int source_register(struct source *source, struct loop *loop, uint32_t events);
+
 /* Changes what the source is woken for; an event seen earlier wakes it now. No system call. */
 void source_want(struct source *source, struct loop *loop, uint32_t wanted);
 

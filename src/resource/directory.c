@@ -476,7 +476,7 @@ static void directory_stop(struct claim *claim)
         if (directory->parent_fd >= 0) /* it waits for the disk */
                 abort_load(directory, "stopped");
         else
-                child_kill(&directory->remover, SIGKILL);
+                (void)child_kill(&directory->remover, SIGKILL);
 }
 
 /* ---- the ledger record ---- */

@@ -621,7 +621,7 @@ static int program_end_orphans(struct program *program)
 {
         while (program->n_orphans > 0) {
                 const struct process_identity *orphan = &program->orphans[program->n_orphans - 1];
-                int r = process_end(orphan, END_MAX_MSEC);
+                int r = process_end(orphan, NULL, END_MAX_MSEC);
 
                 if (r < 0) {
                         log_message(program->helpers->leases->journal, LOG_ERR,

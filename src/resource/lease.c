@@ -395,6 +395,8 @@ void claim_load_failed(struct claim *claim, bool is_said, int exit_status, const
         char text[SPAN_TEXT_MAX + 32];
 
         assert(claim->state == CLAIM_LOADING || is_timeout);
+        if (is_said && claim->lease->program == claim)
+                claim->lease->program = NULL;
         queue_leave(claim);
         claim_fail_load(claim, is_timeout ? LEASE_LOAD_TIMEOUT : LEASE_LOAD_FAILED, may_have_left,
                         exit_status, is_timeout ? timed_out(claim->config->load_timeout, text) : reason);
@@ -462,6 +464,17 @@ static bool lease_holds_more(const struct claim *claim)
                 if (&lease->claims[i] != claim && lease->claims[i].state != CLAIM_EMPTY)
                         return true;
         return false;
+}
+
+int claim_take_socket(struct claim *claim)
+{
+        struct lease *lease = claim->lease;
+
+        assert(claim->state == CLAIM_LOADING && !lease->program);
+        if (lease->is_releasing || !lease->callbacks->give_socket)
+                return -ENOTCONN;
+        lease->program = claim;
+        return lease->callbacks->give_socket(lease, lease->userdata);
 }
 
 void claim_released(struct claim *claim)
@@ -553,7 +566,7 @@ static void lease_settle(struct lease *lease)
         bool is_quarantined = lease_is_quarantined(lease);
 
         lease->is_settled = true;
-        if (leases->ledger && lease_is_recorded(lease) && !is_quarantined) {
+        if (leases->ledger && (lease->has_record || lease_is_recorded(lease)) && !is_quarantined) {
                 int r = ledger_erase(leases->ledger, lease);
 
                 if (r < 0)

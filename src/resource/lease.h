@@ -158,6 +158,12 @@ struct lease_callbacks {
         void (*failed)(struct lease *lease, enum lease_failure failure, void *userdata);
         /* Likewise, of what was loaded; lease->failed is that claim. Never once lease_release() was called. */
         void (*lost)(struct lease *lease, enum lease_loss loss, void *userdata);
+        /*
+         * A claim that loads wants the connection's socket for its program: returns the descriptor, which stays the
+         * receiver's, blocking and with the greeting sent, or a negative errno. From here on what the peer sends is
+         * the program's, and lease->program that claim. NULL: there is none to give.
+         */
+        int (*give_socket)(struct lease *lease, void *userdata);
         /* Everything is released or quarantined: the lease asks for nothing more; lease_free() it. */
         void (*settled)(struct lease *lease, void *userdata);
 };
@@ -171,8 +177,9 @@ struct lease {
         const struct lease_callbacks
                 *callbacks; /* NULL: nobody waits any more, only quarantined claims are left */
         void *userdata;
-        struct list link;           /* in leases->all */
-        const struct claim *failed; /* whose load failed first, or that was lost; or NULL */
+        struct list link;            /* in leases->all */
+        const struct claim *failed;  /* whose load failed first, or that was lost; or NULL */
+        const struct claim *program; /* whose program has the socket; or NULL */
         char *loss_reason;  /* of a claim that was lost: "exit status 3"; NULL: none, or out of memory */
         int loss_status;    /* likewise, as in struct event_resource; -1: there is none */
         uint64_t born_usec; /* CLOCK_BOOTTIME: survives our restart; USEC_INFINITY: in another boot */
@@ -284,6 +291,12 @@ void claim_proceed(struct claim *claim);
  * others. Ignored once the lease is releasing. `exit_status` as above.
  */
 void claim_lost(struct claim *claim, enum lease_loss loss, int exit_status, const char *reason);
+
+/*
+ * From inside load(), of at most one claim of a lease: the socket for its program, or a negative errno. Borrowed. It
+ * is taken back where the load then says that it failed: no program ran.
+ */
+int claim_take_socket(struct claim *claim);
 void claim_released(struct claim *claim);
 void claim_release_failed(struct claim *claim, int exit_status, const char *reason);
 

@@ -4,9 +4,10 @@
 #include "resource/resource.h"
 
 static const struct resource_type *const types[N_RESOURCE_KINDS] = {
-        [RESOURCE_NONE] = &resource_type_none, [RESOURCE_DIRECTORY] = &resource_type_directory,
-        [RESOURCE_EXEC] = &resource_type_exec, [RESOURCE_POOL] = &resource_type_pool,
-        [RESOURCE_UNIT] = &resource_type_unit, [RESOURCE_HELPER] = &resource_type_helper,
+        [RESOURCE_NONE] = &resource_type_none,       [RESOURCE_DIRECTORY] = &resource_type_directory,
+        [RESOURCE_EXEC] = &resource_type_exec,       [RESOURCE_POOL] = &resource_type_pool,
+        [RESOURCE_PROCESS] = &resource_type_process, [RESOURCE_UNIT] = &resource_type_unit,
+        [RESOURCE_HELPER] = &resource_type_helper,
 };
 
 const struct resource_type *resource_type_of(enum resource_kind kind)

@@ -68,6 +68,7 @@ extern const struct resource_type resource_type_exec;
 extern const struct resource_type resource_type_pool;
 extern const struct resource_type resource_type_unit;
 extern const struct resource_type resource_type_helper;
+extern const struct resource_type resource_type_process;
 
 const struct resource_type *resource_type_of(enum resource_kind kind); /* NULL: not in this version */
 const struct resource_type *resource_type_find(const char *name);      /* NULL: no such type */

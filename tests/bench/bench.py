@@ -67,13 +67,15 @@ def placed_on(cpu):
 class Server:
     """One server under test, from start to `with`'s end, on a port of its own."""
 
+    placed = staticmethod(lambda: placed_on(SERVER_CPU))
+
     def __init__(self, name, command_for_port):
         self.name = name
         self.port = free_port()
         self.command = command_for_port(self.port)
 
     def __enter__(self):
-        self.process = subprocess.Popen(self.command, preexec_fn=placed_on(SERVER_CPU))
+        self.process = subprocess.Popen(self.command, preexec_fn=self.placed())
         try:
             eventually(self.is_listening, f"{self.name} listens on port {self.port}")
             self.n_idle_descriptors = self.n_descriptors()

@@ -291,6 +291,98 @@ START_TEST(test_unix)
 }
 END_TEST
 
+/* ---- shared with a program, which takes the errno: what TCP_INFO tells then ---- */
+
+#define STATE_CLOSE 7 /* tcpi_state */
+
+static struct tcp_info info_of(int fd)
+{
+        struct tcp_info info = { 0 };
+        socklen_t length = sizeof(info);
+
+        ck_assert_int_eq(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length), 0);
+        return info;
+}
+
+/* Registered for less, it is not told of what it does not want, but of its end. */
+static void give(void)
+{
+        struct epoll_event event = { .events = EPOLLRDHUP | EPOLLET };
+        char bytes[3];
+
+        ck_assert_int_eq(epoll_ctl(epoll_fd, EPOLL_CTL_MOD, our_fd, &event), 0);
+        they_send(5);
+        ck_assert_int_eq(send(our_fd, "abc", 3, MSG_NOSIGNAL), 3);
+        ck_assert_int_eq(recv(their_fd, bytes, sizeof(bytes), MSG_WAITALL), 3);
+        ck_assert_uint_eq(told(0), 0);
+}
+
+static void wait_state(int state)
+{
+        for (int i = 0; i < 10000 && info_of(our_fd).tcpi_state != state; i++)
+                (void)usleep(1000);
+        ck_assert_int_eq(info_of(our_fd).tcpi_state, state);
+}
+
+START_TEST(test_program_takes_the_errno)
+{
+        struct tcp_info info;
+
+        begin();
+        give();
+        they_reset();
+        wait_state(STATE_CLOSE);
+        ck_assert_int_eq(received(), 5); /* the program's */
+        ck_assert_int_eq(received(), -ECONNRESET);
+        ck_assert_uint_eq(told(EPOLLHUP) & (EPOLLHUP | EPOLLERR), EPOLLHUP);
+        ck_assert_int_eq(socket_error(), 0);
+        info = info_of(our_fd);
+        ck_assert_uint_eq(info.tcpi_bytes_sent, 3);
+        ck_assert_uint_eq(info.tcpi_bytes_acked, 3);
+        ck_assert_uint_eq(info.tcpi_bytes_received, 5);
+        ck_assert_int_eq(info.tcpi_retransmits + info.tcpi_probes, 0);
+        finish();
+}
+END_TEST
+
+/* Both ends are shut, in either order: told as HUP as well, but the peer has acknowledged our FIN, which counts as a byte. */
+START_TEST(test_program_ends_in_order)
+{
+        struct tcp_info info;
+
+        for (int is_theirs_first = 0; is_theirs_first < 2; is_theirs_first++) {
+                begin();
+                give();
+                ck_assert_int_eq(shutdown(is_theirs_first ? their_fd : our_fd, SHUT_WR), 0);
+                if (is_theirs_first)
+                        ck_assert_uint_eq(told(EPOLLRDHUP), EPOLLRDHUP);
+                else
+                        ck_assert_uint_eq(told(0), 0);
+                ck_assert_int_eq(shutdown(is_theirs_first ? our_fd : their_fd, SHUT_WR), 0);
+                wait_state(STATE_CLOSE);
+                ck_assert_uint_eq(told(EPOLLHUP) & (EPOLLHUP | EPOLLERR), EPOLLHUP);
+                ck_assert_int_eq(socket_error(), 0);
+                info = info_of(our_fd);
+                ck_assert_uint_eq(info.tcpi_bytes_sent, 3);
+                ck_assert_uint_eq(info.tcpi_bytes_acked, 4);
+                ck_assert_uint_eq(info.tcpi_bytes_received, 6); /* their FIN, too */
+                finish();
+        }
+}
+END_TEST
+
+/* Shut both ways by the program alone: HUP, though nothing has ended. */
+START_TEST(test_program_shuts_both)
+{
+        begin();
+        give();
+        ck_assert_int_eq(shutdown(our_fd, SHUT_RDWR), 0);
+        ck_assert_uint_eq(told(EPOLLHUP) & (EPOLLHUP | EPOLLERR), EPOLLHUP);
+        ck_assert_int_ne(info_of(our_fd).tcpi_state, STATE_CLOSE);
+        finish();
+}
+END_TEST
+
 /* A peer that is alive and does not read: only TCP_INFO tells it from one that is gone. */
 START_TEST(test_stalled)
 {
@@ -310,6 +402,8 @@ START_TEST(test_stalled)
         ck_assert_uint_eq(info.tcpi_snd_wnd, 0);
         ck_assert_uint_gt(info.tcpi_notsent_bytes, 0);
         ck_assert_uint_eq(info.tcpi_probes, 0);
+        /* Nothing went out for all that time, which a RST would not have waited for. */
+        ck_assert_uint_ge(info.tcpi_last_data_sent + 10, (uint32_t)user_msec);
         finish();
 }
 END_TEST
@@ -332,4 +426,5 @@ END_TEST
 
 UNIT_MAIN("death", test_close, test_kill, test_half_close_then_close, test_fin_then_reset, test_reset,
           test_close_with_our_bytes_unread, test_data_then_reset, test_reset_before_accept, test_unix,
-          test_stalled, test_destroyed)
+          test_program_takes_the_errno, test_program_ends_in_order, test_program_shuts_both, test_stalled,
+          test_destroyed)

@@ -12,7 +12,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-enum said { NOTHING, LOADED, LOAD_FAILED, RELEASED, RELEASE_FAILED, DEFERRED, WAITING };
+enum said { NOTHING, LOADED, LOAD_FAILED, RELEASED, RELEASE_FAILED, DEFERRED, WAITING, LOST };
 
 static struct loop *loop;
 static struct leases leases;
@@ -87,12 +87,20 @@ void claim_release_failed(struct claim *claim _unused_, int exit_status, const c
         hear(RELEASE_FAILED, true, exit_status, reason);
 }
 
+/* Of the process that the connection was given to, where `is_said`. */
 void claim_lost(struct claim *claim _unused_, enum lease_loss loss, int exit_status, const char *reason)
 {
         seen.n_lost++;
         seen.loss = loss;
-        seen.exit_status = exit_status;
         (void)snprintf(seen.lost_text, sizeof(seen.lost_text), "%s", reason);
+        hear(LOST, loss == LEASE_PROCESS_EXITED, exit_status, reason);
+}
+
+static int given_socket_fd = -ENOTCONN;
+
+int claim_take_socket(struct claim *claim _unused_)
+{
+        return given_socket_fd;
 }
 
 int claim_save(struct claim *claim);

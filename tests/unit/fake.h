@@ -8,6 +8,7 @@
  *      i  cannot be prepared            n  as i, out of memory
  *      d  cannot be begun at first, for want of a process; then succeeds
  *      w  waits until the test calls fake_proceed(), then succeeds; e  is refused (both: RESOURCE_POOL)
+ *      g  takes the socket (fake_socket_fd) and succeeds; G takes it and fails as s, H takes it and fails as f
  *      ?  one of these at random
  *
  * The hooks check what must hold at any moment: order, one at a time, bounds of the queue, no release of what
@@ -35,6 +36,7 @@ static struct list fake_pending = LIST_INIT(fake_pending);
 static struct list fake_waiting = LIST_INIT(fake_waiting);
 static size_t n_fakes, n_existing, n_fake_loads, n_fake_releases, n_fake_take_ups;
 static bool fake_stop_is_late;
+static int fake_socket_fd = -1; /* of the program that has a connection: a duplicate */
 #define FAKE_WAIT_USEC (9 * USEC_PER_SEC)
 static char fake_log
         [512]; /* "+a" load, "-a" release, "!a" stop, "?a" wait, "~a" drop; not kept when it is full */
@@ -170,6 +172,14 @@ static void fake_drop(struct claim *claim)
         list_unlink(&fake->link);
 }
 
+static bool fake_take_socket(struct claim *claim)
+{
+        int fd = claim_take_socket(claim);
+
+        fake_socket_fd = fd < 0 ? -1 : dup(fd);
+        return fd >= 0;
+}
+
 static void fake_load(struct claim *claim)
 {
         struct fake *fake = claim->data;
@@ -196,6 +206,11 @@ static void fake_load(struct claim *claim)
         fake_note('+', claim);
         fake->may_exist = true;
         n_existing++;
+        if (strchr("gGH", fake->load)) {
+                fake->load = "osf"[strchr("gGH", fake->load) - "gGH"];
+                if (!fake_take_socket(claim))
+                        fake->load = 's';
+        }
         if (fake->load == 'l')
                 list_append(&fake_pending, &fake->link);
         else
@@ -307,7 +322,7 @@ static void fake_forget(struct claim *claim)
 
 /*
  * Kinds stand for: RESOURCE_NONE: neither queued nor recorded; RESOURCE_DIRECTORY: recorded; RESOURCE_EXEC: both;
- * RESOURCE_POOL: recorded, may wait, and exclusive.
+ * RESOURCE_POOL: recorded, may wait, and exclusive; RESOURCE_PROCESS: recorded, and ends with the daemon.
  */
 static const struct resource_type fake_types[N_RESOURCE_KINDS] = {
         [RESOURCE_NONE] = { .name = "fake-none", FAKE_HOOKS },
@@ -318,6 +333,10 @@ static const struct resource_type fake_types[N_RESOURCE_KINDS] = {
                             .is_exclusive = true,
                             .drop = fake_drop,
                             FAKE_HOOKS },
+        [RESOURCE_PROCESS] = { .name = "fake-process",
+                               .is_recorded = true,
+                               .ends_with_us = true,
+                               FAKE_HOOKS },
 };
 static const struct resource_type *fake_pool; /* a test may link the real one */
 

@@ -120,6 +120,72 @@ START_TEST(test_cause_decide)
 }
 END_TEST
 
+/* A program has the socket and took the errno: what is left tells, and whether it is over at all. */
+START_TEST(test_cause_of_remains)
+{
+        static const struct {
+                const char *what;
+                struct observation seen;
+                enum cause cause; /* NONE: it is not over */
+        } remains[] = {
+                /* clang-format off */
+                { "UNIX close", { .is_hung_up = true }, CAUSE_EOF },
+                { "RST", { .info = { .tcpi_state = 7, .tcpi_bytes_acked = 5, .tcpi_bytes_sent = 5 } }, CAUSE_RESET },
+                { "RST, something on its way", { .info = { .tcpi_state = 7, .tcpi_bytes_sent = 5 } }, CAUSE_RESET },
+                { "RST after a FIN", { .was_half_closed = true, .has_unsent = true, .info = { .tcpi_state = 7, .tcpi_bytes_sent = 5 } },
+                  CAUSE_RESET },
+                { "full close after a FIN", { .was_half_closed = true, .info = { .tcpi_state = 7 } }, CAUSE_EOF },
+                { "RST of one that does not read, before its time is over",
+                  { .user_timeout_msec = 3000, .info = { .tcpi_state = 7, .tcpi_notsent_bytes = 9, .tcpi_last_data_sent = 900 } },
+                  CAUSE_RESET },
+                { "one that does not read",
+                  { .user_timeout_msec = 3000, .info = { .tcpi_state = 7, .tcpi_notsent_bytes = 9, .tcpi_last_data_sent = 2996 } },
+                  CAUSE_STALLED },
+                { "idle, then cut",
+                  { .user_timeout_msec = 3000, .info = { .tcpi_state = 7, .tcpi_probes = 2, .tcpi_last_ack_recv = 3000, .tcpi_last_data_recv = 4000 } },
+                  CAUSE_KEEPALIVE_TIMEOUT },
+                { "the same after the program shut its end down",
+                  { .user_timeout_msec = 3000,
+                    .info = { .tcpi_state = 7, .tcpi_bytes_acked = 1, .tcpi_probes = 2, .tcpi_last_ack_recv = 3000, .tcpi_last_data_recv = 4000 } },
+                  CAUSE_KEEPALIVE_TIMEOUT },
+                { "the same without a user timeout", { .info = { .tcpi_state = 7, .tcpi_probes = 2 } }, CAUSE_KEEPALIVE_TIMEOUT },
+                { "replaced by a host that answers with RST",
+                  { .user_timeout_msec = 3000, .info = { .tcpi_state = 7, .tcpi_probes = 1, .tcpi_last_ack_recv = 1000, .tcpi_last_data_recv = 4000 } },
+                  CAUSE_RESET },
+                { "data under way, then cut", { .info = { .tcpi_state = 7, .tcpi_bytes_sent = 9, .tcpi_retransmits = 4 } },
+                  CAUSE_TRANSMIT_TIMEOUT },
+                { "retransmitted, then reset", { .info = { .tcpi_state = 7, .tcpi_bytes_acked = 9, .tcpi_bytes_sent = 12, .tcpi_bytes_retrans = 3 } },
+                  CAUSE_RESET },
+                { "an end in order", { .info = { .tcpi_state = 7, .tcpi_bytes_acked = 10, .tcpi_bytes_sent = 9 } }, CAUSE_NONE },
+                { "the same, with something sent twice",
+                  { .info = { .tcpi_state = 7, .tcpi_bytes_acked = 10, .tcpi_bytes_sent = 12, .tcpi_bytes_retrans = 3 } }, CAUSE_NONE },
+                { "both shut by the program: the peer has not answered", { .info = { .tcpi_state = 5, .tcpi_bytes_acked = 1 } }, CAUSE_NONE },
+                { "the last FIN is under way", { .info = { .tcpi_state = 9 } }, CAUSE_NONE },
+                /* clang-format on */
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(remains); i++) {
+                struct observation seen = remains[i].seen;
+                struct ending ending;
+
+                seen.operation = R;
+                seen.has_info = !seen.is_hung_up;
+                seen.is_hung_up = true;
+                ck_assert_msg(cause_is_over(&seen) == (remains[i].cause != CAUSE_NONE), "%s",
+                              remains[i].what);
+                if (!cause_is_over(&seen))
+                        continue;
+                ending = cause_decide(&seen);
+                ck_assert_msg(ending.cause == remains[i].cause, "%s: %s", remains[i].what,
+                              cause_name(ending.cause));
+                ck_assert_int_eq(ending.error, 0);
+                ck_assert_int_eq(ending.operation, ending.cause == CAUSE_STALLED ? S : R);
+        }
+        ck_assert(cause_is_over(
+                &(struct observation){ .operation = R, .error = ECONNRESET, .has_info = true }));
+}
+END_TEST
+
 /* Whatever the errno: always a cause that cause_decide() may give, and never CAUSE_NONE. */
 START_TEST(test_cause_every_errno)
 {
@@ -250,5 +316,5 @@ START_TEST(test_cause_errno_classes)
 }
 END_TEST
 
-UNIT_MAIN("cause", test_cause_decide, test_cause_every_errno, test_cause_spurious_asserts, test_cause_local,
-          test_cause_names, test_cause_errno_classes)
+UNIT_MAIN("cause", test_cause_decide, test_cause_of_remains, test_cause_every_errno,
+          test_cause_spurious_asserts, test_cause_local, test_cause_names, test_cause_errno_classes)

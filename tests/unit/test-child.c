@@ -681,16 +681,16 @@ START_TEST(test_process_identity)
         /* Another one that had its pid. */
         another = process;
         another.start--;
-        ck_assert_int_eq(process_end(&another, 0), 0);
+        ck_assert_int_eq(process_end(&another, "NO=mark", 0), 0);
         another = process;
         another.boot[0] = another.boot[0] == '0' ? '1' : '0';
-        ck_assert_int_eq(process_end(&another, 0), 0);
+        ck_assert_int_eq(process_end(&another, "NO=mark", 0), 0);
         ck_assert_int_eq(kill(process.pid, 0), 0);
 
-        ck_assert_int_eq(process_end(&process, 10000), 0);
+        ck_assert_int_eq(process_end(&process, "NO=mark", 10000), 0);
         run_wait(&run);
         ck_assert_int_eq(run.status_code, CLD_KILLED);
-        ck_assert_int_eq(process_end(&process, 0), 0);
+        ck_assert_int_eq(process_end(&process, "NO=mark", 0), 0);
         ck_assert_int_eq(process_identify(process.pid, &another), -ENOENT);
         run_free(&run);
         teardown();

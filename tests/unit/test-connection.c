@@ -720,6 +720,284 @@ START_TEST(test_connection_outlives_its_listener)
 }
 END_TEST
 
+/* ---- a program has the connection; here it is the test that plays it, with fake_socket_fd ---- */
+
+static char script_given[] = "g/o", greeting_line[] = "welcome %i";
+#define GREETING_LENGTH (sizeof("welcome 1"))
+
+static void given_begin(bool is_unix)
+{
+        begin();
+        (void)fake_resource(&resource, 'a', RESOURCE_PROCESS, script_given);
+        listening.greeting = greeting_line;
+        listen_at(is_unix ? "@tetherd-test-given" : "127.0.0.1:7400");
+}
+
+/* A client whose connection is given; the greeting is read. */
+static int given_client(bool is_unix)
+{
+        int fd = is_unix ? client_new_unix() : client_new();
+        char line[GREETING_LENGTH];
+
+        turns_until(&told.n_ready, 1);
+        ck_assert_int_eq(recv(fd, line, sizeof(line), MSG_WAITALL), sizeof(line));
+        ck_assert_mem_eq(line, "welcome ", 8);
+        return fd;
+}
+
+static void program_ends(int status)
+{
+        struct connection *c = only(CONNECTION_READY);
+
+        fake_socket_fd = fd_close(fake_socket_fd);
+        claim_lost(&c->lease->claims[0], LEASE_PROCESS_EXITED, status, "exit status");
+        turns_until(&told.n_closed, 1);
+}
+
+/* The program gets what is behind the hello, to the byte, and reads and writes as it likes. */
+START_TEST(test_connection_given)
+{
+        for (int i = 0; i < 8; i++) {
+                bool is_unix = i & 1, has_fin = i & 2, is_failure = i & 4;
+                char bytes[64];
+                int fd;
+
+                given_begin(is_unix);
+                listening.hello = true;
+                listening.idle_timeout = 1 * MSEC; /* not used */
+                fd = is_unix ? client_new_unix() : client_new();
+                client_send(fd, "alice\nrequest");
+                if (has_fin)
+                        client_end(fd, 'h');
+                turns_until(&told.n_ready, 1);
+                ck_assert(!(fcntl(fake_socket_fd, F_GETFL) & O_NONBLOCK));
+                ck_assert(!connection_outlives_us(only(CONNECTION_READY)));
+                ck_assert_int_eq(recv(fake_socket_fd, bytes, 7, MSG_WAITALL), 7);
+                ck_assert_mem_eq(bytes, "request", 7);
+                if (has_fin)
+                        ck_assert_int_eq(recv(fake_socket_fd, bytes, 1, 0), 0);
+                turns(4);
+                (void)usleep(2000);
+                turns(4);
+                ck_assert_uint_eq(told.n_closed, 0);
+                ck_assert_int_eq(send(fake_socket_fd, "answer", 6, MSG_NOSIGNAL), 6);
+                program_ends(is_failure ? 3 : 0);
+                ck_assert_str_eq(told.cause, "process-exited");
+                ck_assert_str_eq(told.operation, "none");
+                ck_assert_int_eq(told.priority, is_failure ? LOG_NOTICE : LOG_INFO);
+                ck_assert_str_eq(fake_log, "+a -a ");
+                ck_assert_uint_eq(told.bytes_received, is_unix ? 6 : 13); /* UNIX sockets do not count */
+                ck_assert_uint_eq(told.bytes_sent, GREETING_LENGTH + (is_unix ? 0 : 6));
+                ck_assert_int_eq(recv(fd, bytes, sizeof(bytes), MSG_WAITALL), GREETING_LENGTH + 6);
+                ck_assert_mem_eq(bytes, "welcome ", 8);
+                ck_assert_mem_eq(bytes + GREETING_LENGTH, "answer", 6);
+                (void)close(fd);
+                finish();
+        }
+}
+END_TEST
+
+/* What it wrote arrives, although it left unread what the client sent. */
+START_TEST(test_connection_given_unread)
+{
+        static char bytes[65536];
+        size_t n_written = 0, n_read = 0;
+        ssize_t n;
+        int fd;
+
+        for (int is_unix = 0; is_unix < 2; is_unix++) {
+                given_begin(is_unix);
+                fd = given_client(is_unix);
+                ck_assert_int_eq(send(fd, bytes, sizeof(bytes), MSG_DONTWAIT) > 0, 1);
+                n_written = n_read = 0;
+                while ((n = send(fake_socket_fd, bytes, sizeof(bytes), MSG_DONTWAIT | MSG_NOSIGNAL)) > 0)
+                        n_written += (size_t)n;
+                program_ends(0);
+                while ((n = recv(fd, bytes, sizeof(bytes), 0)) > 0)
+                        n_read += (size_t)n;
+                ck_assert_int_eq(n, 0);
+                ck_assert_uint_eq(n_read, n_written);
+                (void)close(fd);
+                finish();
+        }
+}
+END_TEST
+
+/* Its death is noticed without reading, also where the program took the errno; a FIN is the program's business. */
+START_TEST(test_connection_given_deaths)
+{
+        static const struct {
+                char how;
+                bool is_unix, program_reads, program_writes;
+                const char *bytes, *cause; /* NULL: nothing has ended */
+                int error;
+                uint64_t n_received;
+        } rows[] = {
+                { 'r', false, false, false, "", "reset", ECONNRESET, 0 },
+                { 'r', false, false, false, "hello", "reset", ECONNRESET, 0 },
+                { 'r', false, true, false, "", "reset", 0, 0 },
+                { 'r', false, true, false, "hello", "reset", 0, 5 },
+                { 'f', false, false, false, "", "reset", EPIPE, 0 },
+                { 'c', false, false, true, "", "reset", EPIPE, 0 },
+                { 'c', false, false, false, "hello", NULL, 0, 0 },
+                { 'h', false, true, true, "hello", NULL, 0, 0 },
+                { 'c', true, false, false, "", "eof", 0, 0 },
+                { 'h', true, true, true, "hello", NULL, 0, 0 },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                char bytes[64];
+                int fd;
+
+                given_begin(rows[i].is_unix);
+                fd = given_client(rows[i].is_unix);
+                client_send(fd, rows[i].bytes);
+                turns(2);
+                client_end(fd, rows[i].how);
+                if (rows[i].program_reads)
+                        while (recv(fake_socket_fd, bytes, sizeof(bytes), 0) > 0)
+                                ;
+                if (rows[i].how == 'c')
+                        turns(2); /* the FIN is seen by itself */
+                if (rows[i].program_writes)
+                        ck_assert_int_eq(send(fake_socket_fd, "x", 1, MSG_NOSIGNAL), 1);
+                if (!rows[i].cause) {
+                        turns(4);
+                        ck_assert_uint_eq(told.n_closed, 0);
+                        program_ends(0);
+                } else {
+                        turns_until(&told.n_closed, 1);
+                        ck_assert_msg(streq(told.cause, rows[i].cause), "row %zu: %s", i, told.cause);
+                        ck_assert_int_eq(told.error, rows[i].error);
+                        ck_assert_msg(told.bytes_received == rows[i].n_received, "row %zu: %d", i,
+                                      (int)told.bytes_received);
+                        ck_assert_int_eq(recv(fake_socket_fd, bytes, sizeof(bytes), MSG_DONTWAIT) < 0 &&
+                                                 errno == EAGAIN,
+                                         0); /* it is shut for the program as well */
+                        fake_socket_fd = fd_close(fake_socket_fd);
+                }
+                if (rows[i].how == 'h')
+                        (void)close(fd);
+                finish();
+        }
+}
+END_TEST
+
+/* Both ends shut in order: no reset, the program is left to end. Bytes that are the program's do not wake us. */
+START_TEST(test_connection_given_is_left_alone)
+{
+        char bytes[64];
+        int fd;
+
+        given_begin(false);
+        fd = given_client(false);
+        turns(2);
+        only(CONNECTION_READY)->source.pending = 0;
+        for (int i = 0; i < 10; i++) {
+                client_send(fd, "hello");
+                ck_assert_int_eq(recv(fake_socket_fd, bytes, 5, MSG_WAITALL), 5);
+                ck_assert_int_eq(send(fake_socket_fd, bytes, 5, MSG_NOSIGNAL), 5);
+                ck_assert_int_eq(recv(fd, bytes, 5, MSG_WAITALL), 5);
+                turns(2);
+                ck_assert_uint_eq(only(CONNECTION_READY)->source.pending, 0);
+        }
+        ck_assert_int_eq(shutdown(fake_socket_fd, SHUT_WR), 0);
+        turns(2);
+        ck_assert_int_eq(recv(fd, bytes, 1, 0), 0);
+        client_end(fd, 'h');
+        ck_assert_int_eq(recv(fake_socket_fd, bytes, 1, 0), 0);
+        turns(10);
+        ck_assert_uint_eq(told.n_closed, 0);
+        program_ends(0);
+        ck_assert_str_eq(told.cause, "process-exited");
+        ck_assert_uint_eq(told.bytes_received, 50);
+        ck_assert_uint_eq(told.bytes_sent, 50 + GREETING_LENGTH);
+        (void)close(fd);
+        finish();
+}
+END_TEST
+
+/* Every other ending reaches both sides at once, though the program has a duplicate. */
+START_TEST(test_connection_given_is_ended)
+{
+        char bytes[64];
+        int fd;
+
+        given_begin(false);
+        listening.max_age = 30 * MSEC;
+        fd = given_client(false);
+        turns_until(&told.n_closed, 1);
+        ck_assert_str_eq(told.cause, "max-age");
+        ck_assert_int_eq(recv(fake_socket_fd, bytes, 1, 0), 0);
+        ck_assert_int_eq(send(fake_socket_fd, bytes, 1, MSG_NOSIGNAL), -1);
+        ck_assert_int_eq(errno, EPIPE);
+        ck_assert_int_eq(recv(fd, bytes, 1, 0), 0);
+        fake_socket_fd = fd_close(fake_socket_fd);
+        (void)close(fd);
+        finish();
+}
+END_TEST
+
+/* A later load fails: nothing of ours comes into what the program writes. Where it never ran, the client is told. */
+START_TEST(test_connection_given_and_refused)
+{
+        static char said[] = "s/o", refused[] = "G/o", lost[] = "H/o", line[] = "BUSY %c";
+        static const struct {
+                char *first, *second;
+                const char *answer;
+        } rows[] = {
+                { script_given, said, "" },
+                { refused, script_ok, "BUSY load-failed\n" },
+                { lost, script_ok, "" },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                struct resource_config other, *both[] = { &resource, &other };
+                char answer[64];
+                int fd;
+
+                begin();
+                (void)fake_resource(&resource, 'a', RESOURCE_PROCESS, rows[i].first);
+                (void)fake_resource(&other, 'b', RESOURCE_EXEC, rows[i].second);
+                listening.resources = both;
+                listening.n_resources = 2;
+                listening.refusal = line;
+                listen_at("127.0.0.1:7400");
+                fd = client_new();
+                turns_until(&told.n_closed, 1);
+                ck_assert_str_eq(told.cause, "load-failed");
+                fake_socket_fd = fd_close(fake_socket_fd);
+                ssize_t n = recv(fd, answer, sizeof(answer) - 1, MSG_WAITALL);
+
+                ck_assert_int_ge(n, 0);
+                answer[n] = '\0';
+                ck_assert_str_eq(answer, rows[i].answer);
+                (void)close(fd);
+                finish();
+        }
+}
+END_TEST
+
+/* More than the kernel takes at once cannot be said before the program speaks. */
+START_TEST(test_connection_given_long_greeting)
+{
+        static char greeting[1 << 23];
+        int fd;
+
+        memset(greeting, 'x', sizeof(greeting) - 1);
+        begin();
+        (void)fake_resource(&resource, 'a', RESOURCE_PROCESS, script_given);
+        listening.greeting = greeting;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns_until(&told.n_closed, 1);
+        ck_assert_str_eq(told.cause, "load-failed");
+        ck_assert_int_eq(fake_socket_fd, -1);
+        (void)close(fd);
+        finish();
+}
+END_TEST
+
 /* ---- UNIX sockets ---- */
 
 START_TEST(test_connection_unix)
@@ -976,5 +1254,8 @@ UNIT_MAIN("connection", test_connection_endings, test_connection_half_closed, te
           test_connection_hello, test_connection_probe, test_connection_dies_while_loading,
           test_connection_load_fails, test_connection_greeting, test_connection_storm, test_connection_echo,
           test_connection_limit, test_connection_shutdown, test_connection_outlives_its_listener,
-          test_connection_unix, test_connection_unix_stalled, test_connection_moves,
-          test_connection_moves_unsent_bytes, test_connection_moves_half_closed, test_connection_bad_records)
+          test_connection_given, test_connection_given_unread, test_connection_given_deaths,
+          test_connection_given_is_left_alone, test_connection_given_is_ended,
+          test_connection_given_and_refused, test_connection_given_long_greeting, test_connection_unix,
+          test_connection_unix_stalled, test_connection_moves, test_connection_moves_unsent_bytes,
+          test_connection_moves_half_closed, test_connection_bad_records)

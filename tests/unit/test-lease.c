@@ -16,8 +16,10 @@ struct client {
         struct lease *lease;
         unsigned n_loaded, n_failed, n_lost, n_settled;
         enum lease_failure failure;
+        enum lease_loss loss;
         bool is_ended;
         bool ends_when_loaded;
+        int socket_fd;
 };
 
 static void client_end(struct client *client)
@@ -66,11 +68,17 @@ static void client_lost(struct lease *lease, enum lease_loss loss, void *userdat
 
         ck_assert_ptr_eq(lease, client->lease);
         ck_assert(!client->is_ended);
-        ck_assert_int_eq(loss, LEASE_RESOURCE_LOST);
         ck_assert_uint_eq(client->n_failed + client->n_lost++, 0);
-        ck_assert_str_eq(lease->loss_reason, "it ended");
-        ck_assert_int_eq(lease->loss_status, 3);
+        client->loss = loss;
         client_end(client);
+}
+
+static int client_give_socket(struct lease *lease, void *userdata)
+{
+        struct client *client = userdata;
+
+        ck_assert_ptr_eq(lease, client->lease);
+        return client->socket_fd;
 }
 
 static void client_settled(struct lease *lease, void *userdata)
@@ -92,6 +100,7 @@ static const struct lease_callbacks callbacks = {
         .loaded = client_loaded,
         .failed = client_failed,
         .lost = client_lost,
+        .give_socket = client_give_socket,
         .settled = client_settled,
 };
 
@@ -129,7 +138,8 @@ static void client_begin(struct client *client, struct resource_config *const *r
         char listener[] = "presence";
         struct lease_subject subject = { .id = next_id++, .listener = listener };
 
-        *client = (struct client){ .ends_when_loaded = client->ends_when_loaded };
+        *client = (struct client){ .ends_when_loaded = client->ends_when_loaded,
+                                   .socket_fd = client->socket_fd };
         ck_assert_int_eq(lease_new(&client->lease, &leases, &config, resources, n_resources, &subject,
                                    &callbacks, client),
                          0);
@@ -947,6 +957,116 @@ static void release_twice(const void *argument _unused_)
         lease_release(client.lease, &ending);
 }
 
+/* ---- what ends by itself ---- */
+
+/* The connection ends, once, and all is released; the first one that is lost is told. */
+START_TEST(test_lease_lost)
+{
+        char ok[] = "o/o", late[] = "o/l";
+        struct resource_config a, b,
+                *list[] = { fake_resource(&a, 'a', RESOURCE_PROCESS, late),
+                            fake_resource(&b, 'b', RESOURCE_PROCESS, ok) };
+        struct client client = { 0 };
+
+        begin();
+        client_begin(&client, list, 2);
+        ck_assert_int_eq(client.lease->loss_status, -1);
+        claim_lost(&client.lease->claims[0], LEASE_RESOURCE_LOST, 3, "exit status 3");
+        ck_assert_uint_eq(client.n_lost, 1);
+        ck_assert_int_eq(client.loss, LEASE_RESOURCE_LOST);
+        ck_assert_str_eq(lease_failed_resource(client.lease), "a");
+        ck_assert_int_eq(client.lease->loss_status, 3);
+        ck_assert_str_eq(client.lease->loss_reason, "exit status 3");
+        ck_assert_str_eq(fake_log, "+a +b -b -a ");
+        claim_lost(&client.lease->claims[0], LEASE_PROCESS_EXITED, 4, "exit status 4"); /* too late */
+        ck_assert_uint_eq(client.n_lost, 1);
+        ck_assert_int_eq(client.lease->loss_status, 3);
+        fake_complete(oldest(), 'o');
+        ck_assert_uint_eq(client.n_settled, 1);
+        finish();
+}
+END_TEST
+
+/* While a later one loads: that runs to its end and is released. */
+START_TEST(test_lease_lost_while_loading)
+{
+        char ok[] = "o/o", late[] = "l/o";
+        struct resource_config a, b, c,
+                *list[] = { fake_resource(&a, 'a', RESOURCE_PROCESS, ok),
+                            fake_resource(&b, 'b', RESOURCE_EXEC, late),
+                            fake_resource(&c, 'c', RESOURCE_EXEC, ok) };
+
+        for (const char *how = "osf"; *how; how++) {
+                struct client client = { 0 };
+
+                begin();
+                client_begin(&client, list, 3);
+                claim_lost(&client.lease->claims[0], LEASE_PROCESS_EXITED, 0, "exit status 0");
+                ck_assert_uint_eq(client.n_lost, 1);
+                ck_assert_str_eq(fake_log, "+a +b ");
+                fake_complete(oldest(), *how);
+                ck_assert_uint_eq(client.n_settled, 1);
+                ck_assert_uint_eq(client.n_loaded, 0);
+                ck_assert_str_eq(fake_log, *how == 's' ? "+a +b -a " : "+a +b -b -a ");
+                finish();
+        }
+}
+END_TEST
+
+START_TEST(test_lease_socket)
+{
+        static const struct {
+                char script[4];
+                int socket_fd;
+                bool has_program; /* when the connection ends */
+        } rows[] = {
+                { "g/o", 0, true },
+                { "G/o", 0, false }, /* it never ran */
+                { "H/o", 0, true },
+                { "g/o", -ENOBUFS, false },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                char script[4], late[] = "o/l";
+                struct resource_config a, b,
+                        *list[] = { fake_resource(&a, 'a', RESOURCE_PROCESS, late),
+                                    fake_resource(&b, 'b', RESOURCE_PROCESS, script) };
+                struct client client = { .socket_fd = rows[i].socket_fd };
+
+                (void)stpcpy(script, rows[i].script);
+                begin();
+                client_begin(&client, list, 2);
+                ck_assert_uint_eq(client.n_loaded, script[0] == 'g' && rows[i].socket_fd >= 0);
+                client_end(&client);
+                ck_assert_ptr_eq(client.lease->program,
+                                 rows[i].has_program ? &client.lease->claims[1] : NULL);
+                ck_assert_int_eq(fake_socket_fd >= 0, rows[i].socket_fd >= 0);
+                fake_socket_fd = fd_close(fake_socket_fd);
+                fake_complete(oldest(), 'o');
+                finish();
+        }
+}
+END_TEST
+
+START_TEST(test_lease_outlives_us)
+{
+        char ok[] = "o/o";
+        struct resource_config a, b,
+                *list[] = { fake_resource(&a, 'a', RESOURCE_EXEC, ok),
+                            fake_resource(&b, 'b', RESOURCE_PROCESS, ok) };
+
+        for (size_t n = 0; n <= 2; n++) {
+                struct client client = { 0 };
+
+                begin();
+                client_begin(&client, list, n);
+                ck_assert_int_eq(lease_outlives_us(client.lease), n < 2);
+                (void)play(&client, NEVER);
+                finish();
+        }
+}
+END_TEST
+
 START_TEST(test_lease_asserts)
 {
         ck_assert(aborts(deinit_with_a_lease, NULL));
@@ -1101,4 +1221,5 @@ UNIT_MAIN("lease", test_lease_table, test_lease_every_combination, test_lease_wi
           test_lease_progress, test_lease_queue_timeout, test_lease_starved, test_lease_starved_and_dropped,
           test_lease_retry_leaves_the_queue, test_lease_queue_is_no_recursion, test_lease_wait,
           test_lease_wait_timeout, test_lease_ended_while_it_waits, test_lease_refused, test_lease_exclusive,
-          test_lease_abandon, test_lease_free_unsettled, test_lease_asserts, test_lease_storm, test_lost)
+          test_lease_abandon, test_lease_free_unsettled, test_lease_lost, test_lease_lost_while_loading,
+          test_lease_socket, test_lease_outlives_us, test_lease_asserts, test_lease_storm, test_lost)
