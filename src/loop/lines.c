@@ -21,8 +21,11 @@ static void finish_line(struct lines *lines)
 
 static void finish_unfinished_line(struct lines *lines)
 {
-        if (lines->n_bytes > 0 || lines->is_cut)
-                finish_line(lines);
+        if (lines->n_bytes == 0 && !lines->is_cut)
+                return;
+        lines->is_unfinished = true;
+        finish_line(lines);
+        lines->is_unfinished = false;
 }
 
 static void take_bytes(struct lines *lines, const char *bytes, size_t n_bytes)

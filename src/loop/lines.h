@@ -26,7 +26,8 @@ struct lines {
         char *buffer;
         size_t n_bytes;
         size_t n_max;
-        bool is_cut; /* inside the rest of a long line */
+        bool is_cut;        /* inside the rest of a long line */
+        bool is_unfinished; /* in `line`: it has no newline, and may not be all that was to be said */
 };
 
 /*

@@ -472,7 +472,11 @@ static void program_said(struct lines *lines, const char *line, bool is_cut)
         struct answer answer;
         char shown[SHOWN_MAX + 1];
 
-        show(line, shown); /* before it is decoded in its place */
+        show(line, shown);          /* before it is decoded in its place */
+        if (lines->is_unfinished) { /* OK 12 may be the beginning of OK 123 */
+                say(program, LOG_NOTICE, "its last line has no end, and is ignored: %s", shown);
+                return;
+        }
         if (is_cut || !answer_read(lines->buffer, &answer)) {
                 program_said_nonsense(program, shown);
                 return;
@@ -949,44 +953,48 @@ static bool is_used(const struct config *config, const struct resource_config *r
         return false;
 }
 
-/* Every program of the configuration, as far as a listener uses it; is_wanted is set where `is_wanted`. */
-static int helpers_want(struct helpers *helpers, const struct config *config, bool is_wanted)
-{
-        int r = 0;
-
-        for (size_t i = 0; r == 0 && i < config->n_resources; i++) {
-                const struct resource_config *resource = config->resources[i];
-                _cleanup_free_ char *reason = NULL;
-                struct program *program;
-
-                if (resource->kind != RESOURCE_HELPER || !is_used(config, resource))
-                        continue;
-                r = program_of(&program, helpers, resource, &reason);
-                if (r == 0 && is_wanted) {
-                        program->is_wanted = true;
-                        program->release_timeout_usec = resource->release_timeout;
-                        program->backoff_usec = program->not_before_usec = 0; /* it may be mended by now */
-                }
-        }
-        return r == RESOURCE_E_INVALID ? -EINVAL : r;
-}
-
 static void helpers_review(struct helpers *helpers)
 {
         list_for_each (node, &helpers->programs)
                 program_review(container_of(node, struct program, link));
 }
 
+/* The program of each resource; NULL: it is no helper, or no listener uses it. */
+static int helpers_list(struct helpers *helpers, const struct config *config, struct program **ret_programs)
+{
+        for (size_t i = 0; i < config->n_resources; i++) {
+                const struct resource_config *resource = config->resources[i];
+                _cleanup_free_ char *reason = NULL;
+                int r;
+
+                if (resource->kind != RESOURCE_HELPER || !is_used(config, resource))
+                        continue;
+                r = program_of(&ret_programs[i], helpers, resource, &reason);
+                if (r != 0)
+                        return r < 0 ? r : -EINVAL; /* check.c has seen to that */
+        }
+        return 0;
+}
+
+static void program_want(struct program *program, const struct resource_config *resource)
+{
+        program->is_wanted = true;
+        program->release_timeout_usec = resource->release_timeout;
+        program->backoff_usec = program->not_before_usec = 0; /* what was wrong with it may be mended */
+}
+
 static int helpers_configure(struct leases *leases, const struct config *config)
 {
         struct helpers *helpers = helpers_get(leases);
-        int r = helpers ? helpers_want(helpers, config, false) : -ENOMEM;
+        _cleanup_free_ struct program **programs = calloc(config->n_resources + 1, sizeof(struct program *));
+        int r = helpers && programs ? helpers_list(helpers, config, programs) : -ENOMEM;
 
-        /* Only now that they are all there, for it must not fail half way. */
         if (r == 0) {
                 list_for_each (node, &helpers->programs)
                         container_of(node, struct program, link)->is_wanted = false;
-                r = helpers_want(helpers, config, true);
+                for (size_t i = 0; i < config->n_resources; i++)
+                        if (programs[i])
+                                program_want(programs[i], config->resources[i]);
         }
         if (helpers)
                 helpers_review(helpers);

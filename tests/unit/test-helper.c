@@ -117,7 +117,8 @@ START_TEST(test_answers)
                 { "kill -9 $$", LOAD_FAILED, false,
                   "its helper ended before it answered: killed by SIGKILL" },
                 { "echo \"OK $number v\"; exit 3", LOADED, true, "v" },
-                { "printf \"OK $number v\"; exit 3", LOADED, true, "v" },
+                { "printf \"OK $number v\"; exit 3", LOAD_FAILED, false, /* there might be more of it */
+                  "its helper ended before it answered: exit status 3" },
                 { "echo 1; echo 2; echo 3; sleep 1000", LOAD_FAILED, false,
                   "its helper ended before it answered: killed by SIGTERM" },
                 { "head -c 70000 /dev/zero | tr '\\0' x; echo; echo \"OK $number\"", LOADED, true, "" },
