@@ -314,12 +314,12 @@ def a_release_that_takes_too_long():
             else:
                 request.ok()
     """
-    with shop(program, keys="release_timeout = 300ms") as daemon:
+    with shop(program, keys="release_timeout = 1500ms") as daemon:
         started(daemon)
         client = served(daemon)
         client.close()
         record = daemon.wait_record("release-failed", TETHERD_RESOURCE="asked")
-        expect("timed out after 300ms" in record["MESSAGE"], f"it is told: {record['MESSAGE']}")
+        expect("timed out after 1s 500ms" in record["MESSAGE"], f"it is told: {record['MESSAGE']}")
         daemon.wait_ended(client, "eof")
 
 
@@ -562,7 +562,7 @@ def it_does_not_end():
         while True:
             signal.pause()
     """
-    with shop(program, keys="release_timeout = 1s") as daemon:
+    with shop(program, keys="release_timeout = 3s") as daemon:
         started(daemon)
         client = served(daemon)
         daemon.stop()

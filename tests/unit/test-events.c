@@ -191,6 +191,9 @@ static void write_event(struct journal *j, size_t i)
         case 25:
                 log_message(j, LOG_DEBUG, "%s", "plain");
                 break;
+        case 26:
+                event_shared_output(j, "account", "here I am");
+                break;
         }
 }
 
@@ -264,6 +267,7 @@ static const struct {
         { LOG_INFO, NULL, "connection 6421f0a3b7c01 load of session: PRIORITY=0",
           IP4 "TETHERD_RESOURCE=session\nTETHERD_PHASE=load\n" },
         { LOG_DEBUG, NULL, "plain", "" },
+        { LOG_INFO, NULL, "resource account: here I am", "TETHERD_RESOURCE=account\n" },
 };
 
 /* ---- journald's stand-in: the other end of a path in /tmp ---- */
