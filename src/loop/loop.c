@@ -7,6 +7,10 @@
  * once beside a hundred that send as much as is taken. Those have SHARE_USEC of every turn, in rotation, which
  * nobody can take from them.
  *
+ * When very many end at once, the kernel has what else happens behind them all, and each costs a close(2). So
+ * everything that it has is fetched, and the ends have ENDS_USEC of every turn: who comes meanwhile does not wait until
+ * the last of them is buried.
+ *
  * sd-event is embedded as one more descriptor: it is "armed" (sd_event_prepare(3)) whenever we wait. While it
  * is, sources for I/O, signals and children may be added to it, for they go straight to its own epoll; what has
  * a part in the arming, as time and defer sources and so a bus have, needs loop_event_changed().
@@ -15,14 +19,20 @@
 #include <systemd/sd-event.h>
 
 #define N_EVENTS   256
+#define N_FETCHES  64 /* a turn */
 #define SHARE_USEC 100
 #define EVENTS_MAX 64 /* of sd-event in a turn */
+#define ENDS_USEC  (4 * USEC_PER_MSEC)
+#define N_UNTIMED  16 /* so many ends for a look at the clock */
+
+#define EVENTS_END (EPOLLRDHUP | EPOLLHUP | EPOLLERR)
 
 struct loop {
         int epoll_fd;
         uint64_t now_usec;
         struct wheel wheel;
         struct list ready;      /* has news */
+        struct list ends;       /* has news that nothing comes after */
         struct list again;      /* was served since, and is not done */
         struct source *current; /* whose `ready` runs; NULL once it was deinitialised in there */
         struct grave *graves;
@@ -76,6 +86,7 @@ int loop_new(struct loop **ret_loop)
         if (!loop)
                 return -ENOMEM;
         list_init(&loop->ready);
+        list_init(&loop->ends);
         list_init(&loop->again);
         list_init(&loop->event_source.ready_link);
         loop->event_source.fd = -1;
@@ -162,7 +173,8 @@ void loop_event_changed(struct loop *loop)
 
 static int timeout_msec(struct loop *loop, uint64_t timeout_usec)
 {
-        if (!list_is_empty(&loop->ready) || !list_is_empty(&loop->again) || loop->is_exiting)
+        if (!list_is_empty(&loop->ready) || !list_is_empty(&loop->ends) || !list_is_empty(&loop->again) ||
+            loop->is_exiting)
                 return 0;
 
         uint64_t now_usec = clock_usec(CLOCK_MONOTONIC);
@@ -186,46 +198,68 @@ static void source_serve(struct source *source, struct loop *loop)
         loop->current = NULL;
 }
 
-/* Each source at most once, and one of those who wait at least. */
+/* Serves those of `waiting`, for so long; who had no turn stays in it. The clock is read after every `n_untimed`. */
+static void serve_for(struct loop *loop, struct list *waiting, uint64_t span_usec, unsigned n_untimed)
+{
+        uint64_t end_usec = list_is_empty(waiting) ? 0 : clock_usec(CLOCK_MONOTONIC) + span_usec;
+        unsigned n_served = 0;
+
+        for (struct list *node; (node = list_take_first(waiting));) {
+                source_serve(container_of(node, struct source, ready_link), loop);
+                if (++n_served % n_untimed == 0 && clock_usec(CLOCK_MONOTONIC) >= end_usec)
+                        break;
+        }
+}
+
+/* Those who had no turn go before those who came to the list since. */
+static void put_back(struct list *list, struct list *waiting)
+{
+        list_splice(waiting, list);
+        list_splice(list, waiting);
+}
+
+/* Each source at most once, and some of those who wait. */
 static void loop_serve(struct loop *loop)
 {
-        struct list fresh = LIST_INIT(fresh), waiting = LIST_INIT(waiting);
-        uint64_t end_usec;
+        struct list fresh = LIST_INIT(fresh), ends = LIST_INIT(ends), waiting = LIST_INIT(waiting);
 
         /* What becomes ready, or stays it, while these run waits for the next turn. */
         list_splice(&fresh, &loop->ready);
+        list_splice(&ends, &loop->ends);
         list_splice(&waiting, &loop->again);
         for (struct list *node; (node = list_take_first(&fresh));)
                 source_serve(container_of(node, struct source, ready_link), loop);
-        if (list_is_empty(&waiting))
-                return;
+        serve_for(loop, &ends, ENDS_USEC, N_UNTIMED);
+        put_back(&loop->ends, &ends);
+        serve_for(loop, &waiting, SHARE_USEC, 1);
+        put_back(&loop->again, &waiting);
+}
 
-        end_usec = clock_usec(CLOCK_MONOTONIC) + SHARE_USEC;
-        for (struct list *node; (node = list_take_first(&waiting));) {
-                source_serve(container_of(node, struct source, ready_link), loop);
-                if (clock_usec(CLOCK_MONOTONIC) >= end_usec)
-                        break;
+/* Everything that the kernel has to tell, but what fits in no turn. */
+static int loop_fetch(struct loop *loop, int wait_msec)
+{
+        struct epoll_event events[N_EVENTS];
+        int n_events = N_EVENTS;
+
+        for (unsigned i = 0; i < N_FETCHES && n_events == N_EVENTS; i++) {
+                n_events = epoll_wait(loop->epoll_fd, events, N_EVENTS, i == 0 ? wait_msec : 0);
+                for (int e = 0; e < n_events; e++) {
+                        struct source *source = events[e].data.ptr;
+
+                        source->pending |= (uint16_t)events[e].events;
+                        make_ready(events[e].events & EVENTS_END ? &loop->ends : &loop->ready, source);
+                }
         }
-        /* Who had no turn is the next. */
-        list_splice(&waiting, &loop->again);
-        list_splice(&loop->again, &waiting);
+        return n_events < 0 && errno != EINTR ? -errno : 0;
 }
 
 int loop_turn(struct loop *loop, uint64_t timeout_usec)
 {
-        struct epoll_event events[N_EVENTS];
-        int n_events = epoll_wait(loop->epoll_fd, events, N_EVENTS, timeout_msec(loop, timeout_usec));
+        int r = loop_fetch(loop, timeout_msec(loop, timeout_usec));
 
-        if (n_events < 0 && errno != EINTR)
-                return -errno;
+        if (r < 0)
+                return r;
         loop->now_usec = clock_usec(CLOCK_MONOTONIC);
-        for (int i = 0; i < n_events; i++) {
-                struct source *source = events[i].data.ptr;
-
-                source->pending |= (uint16_t)events[i].events;
-                make_ready(&loop->ready, source);
-        }
-
         wheel_run(&loop->wheel, loop->now_usec);
 
         loop_serve(loop);

@@ -2,10 +2,12 @@
  * loop: edge-triggered epoll, mirrored into a ready list (← dbus-broker's dispatch).
  *
  * A turn: fetch kernel events and merge them into each source's `pending`; fire due timers; call each source that
- * has news once; call those that were called before and are still ready, in rotation and for a limited time;
- * bury the dead; call the end-of-turn hook. The kernel tells each edge once and we remember it in `pending` until
- * somebody who saw EAGAIN clears it, so a source may stop in the middle (budget, pause) and nothing is lost. Nothing else runs while events are collected, and source_deinit() takes the source
- * out of the ready list, so an event for a closed descriptor cannot reach its successor.
+ * has news once, and after them, in the order of their coming and for a limited time, those whose news is an end;
+ * call those that were called before and are still ready, in rotation and for a limited time; bury the dead; call the
+ * end-of-turn hook. The kernel tells each edge once and we remember it in `pending` until somebody who saw EAGAIN
+ * clears it, so a source may stop in the middle (budget, pause) and nothing is lost. Nothing else runs while events
+ * are collected, and source_deinit() takes the source out of the ready list, so an event for a closed descriptor
+ * cannot reach its successor.
  *
  * All functions return 0 or a negative errno. Nothing here logs.
  */

@@ -1,7 +1,7 @@
 /*
  * What loop/loop promises: an edge that the kernel told once is remembered, each ready source runs at most once a
- * turn, who has news before who had a turn, what was deinitialised is never called, and the order of a turn: events, timers, sources, the dead,
- * the hook.
+ * turn, who has news before who ends before who had a turn, what was deinitialised is never called, and the order of
+ * a turn: events, timers, sources, the dead, the hook.
  */
 #include "aborts.h"
 #include "unit.h"
@@ -184,6 +184,62 @@ START_TEST(test_loop_serves_news_first)
 END_TEST
 
 /* What is not wanted is kept for later, and costs no call. */
+static unsigned n_ended;
+static struct end *ended[300];
+
+/* As long as a turn has for all ends together. */
+static void end_slowly(struct source *source)
+{
+        uint64_t until_usec = clock_usec(CLOCK_MONOTONIC) + USEC_PER_MSEC;
+
+        while (clock_usec(CLOCK_MONOTONIC) < until_usec)
+                ;
+        ended[n_ended++] = container_of(source, struct end, source);
+        source_clear(source, EPOLLIN | EPOLLRDHUP | EPOLLHUP);
+}
+
+static void end_after_none(struct source *source)
+{
+        ck_assert_uint_eq(n_ended, 0);
+        end_read(source);
+}
+
+/* Who says something is served before hundreds that end, though the kernel tells of it last; those take turns. */
+START_TEST(test_loop_ends_wait)
+{
+        static struct end ends[ARRAY_SIZE(ended)];
+        struct end alive;
+        unsigned n_turns = 1, n_before;
+
+        begin();
+        n_ended = 0;
+        for (size_t i = 0; i < ARRAY_SIZE(ends); i++) {
+                end_init(&ends[i], EPOLLIN, end_slowly);
+                turn(); /* that it is writable */
+        }
+        end_init(&alive, EPOLLIN, end_after_none);
+        turn();
+        for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
+                ends[i].peer_fd = fd_close(ends[i].peer_fd);
+        say(&alive, 1);
+        turn();
+        ck_assert_uint_eq(alive.n_calls, 1);
+        ck_assert_uint_gt(n_ended, 0);
+        for (; n_ended < ARRAY_SIZE(ends); n_turns++) {
+                n_before = n_ended;
+                turn();
+                ck_assert_uint_gt(n_ended, n_before);
+        }
+        ck_assert_uint_gt(n_turns, 10);
+        for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
+                ck_assert_ptr_eq(ended[i], &ends[i]);
+        for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
+                end_deinit(&ends[i]);
+        end_deinit(&alive);
+        finish();
+}
+END_TEST
+
 START_TEST(test_loop_want)
 {
         struct end end;
@@ -775,10 +831,10 @@ START_TEST(test_loop_free_asserts)
 }
 END_TEST
 
-UNIT_MAIN("loop", test_loop_remembers_edges, test_loop_is_fair, test_loop_serves_news_first, test_loop_want,
-          test_loop_hangup_wakes_only_who_wants_it, test_loop_many, test_loop_deinit_another,
-          test_loop_pause_another, test_loop_no_stale_event, test_loop_free_oneself, test_loop_deinit_oneself,
-          test_loop_deinit_and_init_oneself, test_loop_order, test_loop_timer_deinits_source,
-          test_loop_free_buries, test_loop_sleeps_until_the_deadline, test_loop_waits_no_longer_than_told,
-          test_loop_interrupted, test_loop_run_and_exit, test_loop_sd_event, test_loop_sd_event_flood,
-          test_loop_init_errors, test_loop_free_asserts)
+UNIT_MAIN("loop", test_loop_remembers_edges, test_loop_is_fair, test_loop_serves_news_first,
+          test_loop_ends_wait, test_loop_want, test_loop_hangup_wakes_only_who_wants_it, test_loop_many,
+          test_loop_deinit_another, test_loop_pause_another, test_loop_no_stale_event, test_loop_free_oneself,
+          test_loop_deinit_oneself, test_loop_deinit_and_init_oneself, test_loop_order,
+          test_loop_timer_deinits_source, test_loop_free_buries, test_loop_sleeps_until_the_deadline,
+          test_loop_waits_no_longer_than_told, test_loop_interrupted, test_loop_run_and_exit,
+          test_loop_sd_event, test_loop_sd_event_flood, test_loop_init_errors, test_loop_free_asserts)
