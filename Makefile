@@ -13,17 +13,18 @@ HARDENING := -fstack-protector-strong -D_FORTIFY_SOURCE=2 -fPIE
 CFLAGS ?= -O2 -g
 ALL_CFLAGS = -std=gnu11 $(WARNINGS) $(HARDENING) $(CFLAGS) -D_GNU_SOURCE -DTETHERD_VERSION='"$(VERSION)"' \
              -Isrc $(shell pkg-config --cflags $(PACKAGES))
-ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now $(LDFLAGS)
+# The calls of src/include/tetherd/plugin.h, and nothing else, are there for the shared objects that we load.
+ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now '-Wl,--export-dynamic-symbol=tetherd_*' $(LDFLAGS)
 LIBS = $(shell pkg-config --libs $(PACKAGES))
 
 # In layer order. Nothing calls upward: a unit test names the objects that it links, and would not link.
-BASE := $(addprefix base/,address span cidr rules words fields slab index unitname)
+BASE := $(addprefix base/,address span cidr rules words fields slab index unitname object)
 LOOP := $(addprefix loop/,loop timer child lines sync)
 JOURNAL := $(addprefix journal/,record ring limit sink journal events)
 CONFIG := $(addprefix config/,ini suggest keys number value section check print config)
 SERVICE := $(addprefix service/,notify fds store manager lock ids unit bus)
 RESOURCE := $(addprefix resource/,resource environment none tree directory saved command exec pool process unit request helper lease text ledger)
-HANDLER := handler/handler
+HANDLER := $(addprefix handler/,handler plugin)
 CONNECTION := $(addprefix connection/,cause admission proxy handshake machine stream connection snapshot listening listener explain)
 DAEMON := $(addprefix daemon/,daemon privileges preserve recover reload report stop summary)
 SOURCES := $(BASE) $(LOOP) $(JOURNAL) $(CONFIG) $(SERVICE) $(RESOURCE) $(HANDLER) $(CONNECTION) $(DAEMON) main
@@ -67,6 +68,7 @@ UNIT_handshake := base/address connection/proxy connection/handshake
 UNIT_index := base/index
 UNIT_unitname := base/unitname
 UNIT_unit-resource := $(addprefix base/,address words fields index unitname) loop/loop loop/timer $(addprefix resource/,environment unit)
+UNIT_plugin := base/object handler/plugin
 UNIT_lock := service/lock
 UNIT_ids := service/ids
 UNIT_loop := loop/timer loop/loop
@@ -75,13 +77,27 @@ UNIT_lease := base/address base/span base/words base/fields loop/timer loop/loop
 UNIT_ledger := $(UNIT_lease)
 UNIT_pool := $(UNIT_lease) resource/pool
 UNIT_connection := $(BASE) loop/timer loop/loop $(addprefix service/,notify fds unit store) $(addprefix resource/,environment lease text ledger) $(HANDLER) $(CONNECTION)
-UNIT := timer span words address cidr config journal events notify fds store child environment directory exec process unit-resource request helper slab index unitname cause machine admission proxy handshake lock ids loop sync lease ledger pool connection
+UNIT := timer span words address cidr config journal events notify fds store child environment directory exec process unit-resource request helper slab index unitname cause machine admission proxy handshake lock ids loop sync lease ledger pool plugin connection
 
 define unit-test
 $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.o)
 	$$(CC) $$(ALL_CFLAGS) $$(ALL_LDFLAGS) -o $$@ $$^ $$(LIBS) $$(shell pkg-config --libs check)
 endef
 $(foreach test,$(UNIT),$(eval $(call unit-test,$(test))))
+
+# Shared objects for tests, as anybody builds one: with nothing of ours but the header.
+PLUGIN_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(WARNINGS) -O2 -g -fPIC -fvisibility=hidden $(filter -Werror,$(CFLAGS)) -Isrc/include
+VARIANTS := good old abi small newer nameless null unresolved
+
+$(B)/tests/plugins/variant-%.so: tests/plugins/variant.c src/include/tetherd/plugin.h Makefile
+	@mkdir -p $(@D)
+	$(CC) $(PLUGIN_CFLAGS) -DVARIANT=$* -shared -o $@ $<
+
+$(B)/tests/plugins/%.so: tests/plugins/%.c src/include/tetherd/plugin.h Makefile
+	@mkdir -p $(@D)
+	$(CC) $(PLUGIN_CFLAGS) -shared -o $@ $< -pthread
+
+$(B)/tests/unit/test-plugin: | $(VARIANTS:%=$(B)/tests/plugins/variant-%.so) $(B)/tests/plugins/nothing.so
 
 # Each fuzz target is also linked to replay.c, which feeds it the inputs that are kept in tests/fuzz/corpus.
 FUZZ_proxy := base/address connection/proxy

@@ -170,6 +170,8 @@ CALL(int, fstat, (int fd, struct stat *st), (fd, st), -1, ENOMEM, EIO)
 CALL(int, fstatat, (int fd, const char *path, struct stat *st, int flags), (fd, path, st, flags), -1, ENOMEM, EIO)
 CALL(int, statx, (int fd, const char *path, int flags, unsigned mask, struct statx *st),
      (fd, path, flags, mask, st), -1, ENOMEM, EIO)
+CALL(void *, dlopen, (const char *path, int mode), (path, mode), NULL, ENOMEM)
+CALL(void *, dlsym, (void *object, const char *name), (object, name), NULL, ENOMEM)
 CALL(int, access, (const char *path, int mode), (path, mode), -1, ENOMEM, EIO)
 CALL(int, mkdir, (const char *path, mode_t mode), (path, mode), -1, ENOSPC, EROFS)
 CALL(int, mkdirat, (int fd, const char *path, mode_t mode), (fd, path, mode), -1, ENOSPC, EDQUOT)

@@ -1,0 +1,6 @@
+/* An object that exports no plugin. */
+int nothing(void);
+int nothing(void)
+{
+        return 0;
+}
