@@ -25,7 +25,7 @@ CONFIG := $(addprefix config/,ini suggest keys number value section check print 
 SERVICE := $(addprefix service/,notify fds store manager lock ids unit bus)
 RESOURCE := $(addprefix resource/,resource environment none tree directory saved command exec pool process unit request helper lease text ledger)
 HANDLER := $(addprefix handler/,handler plugin)
-CONNECTION := $(addprefix connection/,cause admission proxy handshake machine stream connection snapshot listening listener explain)
+CONNECTION := $(addprefix connection/,cause admission proxy handshake machine stream guest connection snapshot listening listener explain)
 DAEMON := $(addprefix daemon/,daemon privileges preserve recover reload report stop summary)
 SOURCES := $(BASE) $(LOOP) $(JOURNAL) $(CONFIG) $(SERVICE) $(RESOURCE) $(HANDLER) $(CONNECTION) $(DAEMON) main
 
@@ -46,7 +46,7 @@ UNIT_span := base/span
 UNIT_words := base/words
 UNIT_address := base/address
 UNIT_cidr := $(addprefix base/,address span cidr rules)
-UNIT_config := $(addprefix base/,address span cidr rules words unitname) $(CONFIG)
+UNIT_config := $(addprefix base/,address span cidr rules words unitname object) $(CONFIG)
 UNIT_journal := base/address base/span $(JOURNAL)
 UNIT_events := base/address base/span $(JOURNAL)
 UNIT_notify := service/notify

@@ -1,8 +1,9 @@
 /*
  * check: promises that what only shows when several keys are seen together is found before anything is opened:
  * names that lead nowhere, values that are not there yet, addresses wanted twice, programs that do not exist.
- * It looks at the file system (stat(2), access(2)) and changes nothing.
+ * It looks at the file system (stat(2), access(2), the head of a plugin's file), changes nothing and runs nothing.
  */
+#include "base/object.h"
 #include "base/unitname.h"
 #include "config/section.h"
 #include "config/suggest.h"
@@ -358,6 +359,19 @@ static void check_admission(struct config *config, const struct section *section
                                       listener->endpoints[i].text);
 }
 
+static void check_handler(struct config *config, const struct section *section)
+{
+        const struct listener_config *listener = section->object;
+        struct object_identity identity;
+        char reason[OBJECT_REASON_MAX];
+
+        if (listener->handler != HANDLER_PLUGIN)
+                return;
+        if (object_judge(listener->plugin, &identity, reason) < 0)
+                section_fault(config, section, "handler", "handler = plugin:%s: %s", listener->plugin,
+                              reason);
+}
+
 static void check_listeners(struct config *config)
 {
         for (size_t i = 0; i < config->n_listeners; i++) {
@@ -370,6 +384,7 @@ static void check_listeners(struct config *config)
                         check_endpoint(config, section, k);
                 check_systemd(config, section);
                 check_admission(config, section);
+                check_handler(config, section);
                 find_resources(config, section);
                 check_program(config, section);
                 check_listener_order(config, section);

@@ -104,6 +104,8 @@ struct listener_config {
         size_t n_endpoints;
         bool v6only;
         enum handler_kind handler;
+        char *plugin; /* HANDLER_PLUGIN: the path of its object; else NULL */
+        uint64_t handler_timeout;
         struct resource_config **resources; /* borrowed from config->resources, in loading order */
         size_t n_resources;
         int backlog;

@@ -32,7 +32,7 @@ static const struct key_word log_events[] = {
 static const struct key_word handlers[] = {
         { "discard", HANDLER_DISCARD, false },
         { "echo", HANDLER_ECHO, false },
-        { "plugin:", HANDLER_PLUGIN, true },
+        { "plugin:", HANDLER_PLUGIN, false },
         { NULL, 0, false },
 };
 static const struct key_word half_closes[] = {
@@ -120,10 +120,10 @@ const struct key keys[] = {
         KEY("listen", ENDPOINTS, "", RELOAD, "where: host:port, [v6]:port, *:port, /path.sock, @abstract, systemd:NAME",
             LISTENER(endpoints)),
         KEY("v6only", BOOLEAN, "no", RELOAD, "whether [::] leaves IPv4 alone", LISTENER(v6only)),
-        KEY("handler", WORD, "discard", CONNECTION, "what becomes of received bytes",
+        KEY("handler", HANDLER, "discard", CONNECTION, "what becomes of received bytes",
             LISTENER(handler), .words = handlers),
         KEY("handler_timeout", SPAN, "30s", CONNECTION, "how long a plugin's handshake may be pending",
-            PLANNED(LISTENER), RANGE(USEC_PER_MSEC, USEC_INFINITY - 1)),
+            LISTENER(handler_timeout), TIMEOUT),
         KEY("resources", NAMES, "", CONNECTION, "loaded left to right, released right to left", LISTENER(resources)),
         KEY("backlog", COUNT, "4096", RELOAD, "connections that the kernel queues", LISTENER(backlog), RANGE(1, INT_MAX)),
         KEY("reuse_port", BOOLEAN, "no", RELOAD, "whether several daemons share the port", LISTENER(reuse_port)),

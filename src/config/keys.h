@@ -30,6 +30,7 @@ enum key_type {
         KEY_ITEMS,       /* char **: of a pool */
         KEY_ENDPOINTS,   /* the listener's endpoints */
         KEY_RULES,       /* struct rules */
+        KEY_HANDLER,     /* the listener's handler, one of key->words, and what a plugin's path is */
         KEY_NAMES,       /* the listener's resources */
         KEY_TEXT,        /* nothing: only for planned keys */
 };
@@ -95,5 +96,5 @@ static inline bool key_belongs(const struct key *key, unsigned kinds)
         return key->kinds == 0 || key->kinds & kinds;
 }
 
-/* The word of a KEY_WORD that the text is, NULL if it is none. */
+/* The word of a KEY_WORD or KEY_HANDLER that the text is, NULL if it is none. */
 const struct key_word *key_find_word(const struct key *key, const char *text);

@@ -154,6 +154,7 @@ const char *number_wanted(const struct key *key, char buffer[static NUMBER_WANTE
         case KEY_GROUP:
                 return "there is no such group";
         case KEY_WORD:
+        case KEY_HANDLER:
                 length = (size_t)snprintf(buffer, NUMBER_WANTED_MAX, "it must be one of");
                 for (const struct key_word *word = key->words; word->name; word++)
                         length += (size_t)snprintf(buffer + length, NUMBER_WANTED_MAX - length, "%s %s",

@@ -378,6 +378,28 @@ static void set_rules(const struct key *key, void *object, const char *text, con
                 add_rule(key, rules, items[i], entry, ini);
 }
 
+/* ---- the handler ---- */
+
+static void set_handler(const struct key *key, struct listener_config *listener, const char *text,
+                        const struct ini_entry *entry, struct ini *ini)
+{
+        const struct key_word *word = key_find_word(key, text);
+        const char *path = word && word->value == HANDLER_PLUGIN ? text + strlen(word->name) : NULL;
+        char wanted[NUMBER_WANTED_MAX], *copy = NULL;
+
+        if (!word || (path && *path != '/')) {
+                fault(ini, entry, word ? "the plugin must be an absolute path" : number_wanted(key, wanted));
+                return;
+        }
+        if (path && !(copy = strdup(path))) {
+                ini->error = -ENOMEM;
+                return;
+        }
+        free(listener->plugin);
+        listener->plugin = copy;
+        listener->handler = (enum handler_kind)word->value;
+}
+
 /* ---- any ---- */
 
 /* systemd sets several directories as one list with colons; the first is ours. */
@@ -426,6 +448,9 @@ void value_set(const struct key *key, const struct section *section, const struc
         case KEY_RULES:
                 set_rules(key, section->object, text, entry, ini);
                 break;
+        case KEY_HANDLER:
+                set_handler(key, section->object, text, entry, ini);
+                break;
         case KEY_NAMES: /* check.c: they may be in a file that is yet to come */
         case KEY_TEXT:
                 break;
@@ -448,6 +473,8 @@ void value_free(const struct key *key, void *object)
                 free_endpoints(object);
         else if (key->type == KEY_RULES)
                 rules_deinit(field(key, object));
+        else if (key->type == KEY_HANDLER)
+                free(((struct listener_config *)object)->plugin);
 }
 
 const char *value_text(const struct key *key, const struct section *section,

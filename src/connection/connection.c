@@ -7,6 +7,7 @@
  * (lease.c).
  */
 #include "connection/connection.h"
+#include "connection/guest.h"
 #include "connection/listener.h"
 #include "connection/stream.h"
 #include "service/store.h"
@@ -40,6 +41,7 @@ int connections_init(struct connections *connections, struct loop *loop, struct 
 void connections_deinit(struct connections *connections)
 {
         assert(connections->n_connections == 0);
+        guests_close(connections);
         slab_deinit(&connections->slab);
         free(connections->scratch);
         connections->scratch = NULL;
@@ -72,6 +74,22 @@ void connection_free(struct connections *connections, struct connection *c)
 
 /* ---- the state, its deadline, what it is woken for ---- */
 
+struct output *connection_output(const struct connection *c)
+{
+        return c->is_guest ? c->guest->output : c->output;
+}
+
+struct output **connection_output_slot(struct connection *c)
+{
+        return c->is_guest ? &c->guest->output : &c->output;
+}
+
+/* A plugin says when it does not want to receive; the others do not while their answer is unsent. */
+static bool wants_to_receive(const struct connection *c)
+{
+        return c->is_guest ? !guest_is_paused(c) : !c->output;
+}
+
 struct deadline {
         uint64_t usec;
         enum cause cause;
@@ -89,6 +107,7 @@ static void deadline_consider(struct deadline *deadline, uint64_t since_usec, ui
 static struct deadline connection_deadline(const struct connection *c)
 {
         struct deadline deadline = { .usec = USEC_INFINITY, .cause = CAUSE_NONE };
+        const struct output *output = connection_output(c);
 
         deadline_consider(&deadline, c->accepted_usec, c->config->max_age, CAUSE_MAX_AGE);
         switch (c->state) {
@@ -96,8 +115,13 @@ static struct deadline connection_deadline(const struct connection *c)
                 deadline_consider(&deadline, c->accepted_usec, c->config->handshake_timeout,
                                   CAUSE_HANDSHAKE_TIMEOUT);
                 break;
+        case CONNECTION_LOADING:
+                if (c->is_guest && c->guest->state == GUEST_PENDING)
+                        deadline_consider(&deadline, c->guest->pending_usec, c->config->handler_timeout,
+                                          CAUSE_HANDLER);
+                break;
         case CONNECTION_READY:
-                if (!c->output && !connection_is_given(c))
+                if (wants_to_receive(c) && !connection_is_given(c))
                         deadline_consider(&deadline, c->received_usec + c->paused_msec * USEC_PER_MSEC,
                                           c->config->idle_timeout, CAUSE_IDLE_TIMEOUT);
                 break;
@@ -109,9 +133,8 @@ static struct deadline connection_deadline(const struct connection *c)
                 break;
         }
         /* TCP_USER_TIMEOUT does this for TCP. */
-        if (c->output && c->is_unix)
-                deadline_consider(&deadline, c->output->blocked_usec, c->config->detect_within,
-                                  CAUSE_STALLED);
+        if (output && c->is_unix)
+                deadline_consider(&deadline, output->blocked_usec, c->config->detect_within, CAUSE_STALLED);
         return deadline;
 }
 
@@ -122,17 +145,19 @@ bool connection_is_given(const struct connection *c)
 
 static uint32_t connection_wanted(const struct connection *c)
 {
+        uint32_t out = connection_output(c) ? EPOLLOUT : 0;
+
         if (connection_is_given(c))
                 return EVENTS_GIVEN;
         switch (c->state) {
         case CONNECTION_HANDSHAKE:
                 return EVENTS_RECEIVE;
         case CONNECTION_LOADING:
-                return EPOLLRDHUP | EVENTS_ERROR;
+                return EPOLLRDHUP | EVENTS_ERROR | out;
         case CONNECTION_READY:
-                return c->output ? EVENTS_SEND : EVENTS_RECEIVE;
+                return (wants_to_receive(c) ? EVENTS_RECEIVE : EVENTS_ERROR) | out;
         case CONNECTION_HALF_CLOSED:
-                return c->output ? EVENTS_SEND : EVENTS_ERROR;
+                return EVENTS_ERROR | out;
         default:
                 return 0;
         }
@@ -161,7 +186,7 @@ static void connection_enter(struct connection *c, enum connection_state state)
 
 /* ---- what is told of it ---- */
 
-static void connection_local(const struct connection *c, struct address *ret)
+void connection_local(const struct connection *c, struct address *ret)
 {
         union address_socket address;
         socklen_t length = sizeof(address);
@@ -173,7 +198,7 @@ static void connection_local(const struct connection *c, struct address *ret)
                 ret->family = AF_UNIX;
 }
 
-static struct event_connection connection_facts(const struct connection *c, const struct address *local)
+struct event_connection connection_facts(const struct connection *c, const struct address *local)
 {
         return (struct event_connection){
                 .id = c->id,
@@ -198,6 +223,8 @@ static const char *connection_sentence(const struct connection *c, const struct 
 {
         if (ending->cause == CAUSE_PROTOCOL_ERROR && c->handshake)
                 return handshake_fault(c->handshake);
+        if (ending->cause == CAUSE_HANDLER && ending->error == ETIMEDOUT)
+                return "its handshake was pending for longer than handler_timeout";
         return cause_sentence(ending->cause);
 }
 
@@ -313,7 +340,8 @@ static void connection_close_socket(struct connection *c)
 {
         source_deinit(&c->source, loop_of(c));
         c->fd = fd_close(c->fd);
-        free(TAKE_PTR(c->output));
+        if (connection_output(c))
+                free(TAKE_PTR(*connection_output_slot(c)));
 }
 
 static void connection_refuse(struct connection *c, enum cause cause)
@@ -354,15 +382,21 @@ void connection_end(struct connection *c, struct ending ending)
 
         if (edge.action == ACTION_NONE)
                 return;
+        if (guest_is_leaving(c))
+                ending = cause_local(CAUSE_HANDLER, 0); /* it was first */
 
+        /* Their bytes count. */
         if (is_given)
                 stream_recount(c, c->fd);
         else if (cause_is_refusal(ending.cause))
-                connection_refuse(c, ending.cause); /* its bytes count */
+                connection_refuse(c, ending.cause);
+        else if (ending.cause == CAUSE_HANDLER)
+                stream_finish(c);
 
         struct event_ending obituary = connection_obituary(c, &ending);
 
-        if (local->family == AF_UNSPEC && event_is_wanted(shared(c)->journal, obituary.priority, true))
+        if (local->family == AF_UNSPEC &&
+            (c->is_guest || event_is_wanted(shared(c)->journal, obituary.priority, true)))
                 connection_local(c, local);
         if (is_given)
                 stream_take_back(c, ending.cause == CAUSE_PROCESS_EXITED);
@@ -372,6 +406,8 @@ void connection_end(struct connection *c, struct ending ending)
         if (edge.action == ACTION_REJECT) {
                 struct event_connection facts = connection_facts(c, local);
 
+                if (c->is_guest)
+                        guest_end(c, &obituary, local);
                 handshake_free(c->handshake);
                 event_rejected(shared(c)->journal, &facts, &obituary);
                 connection_close(c);
@@ -380,6 +416,8 @@ void connection_end(struct connection *c, struct ending ending)
 
         assert(edge.action == ACTION_RELEASE);
         connection_enter(c, edge.next);
+        if (c->is_guest)
+                guest_end(c, &obituary, local);
         if (!lease) {
                 connection_settled(c, &obituary, local);
                 return;
@@ -407,7 +445,7 @@ static void connection_timer(struct timer *timer)
                 connection_rearm(c);
                 return;
         }
-        connection_end(c, cause_local(deadline.cause, 0));
+        connection_end(c, cause_local(deadline.cause, deadline.cause == CAUSE_HANDLER ? ETIMEDOUT : 0));
 }
 
 /* ---- what is done on the way into a state ---- */
@@ -491,9 +529,18 @@ void connection_shaken(struct connection *c)
         connection_step(c, EVENT_SHAKEN);
 }
 
+/* The declared resources are; a plugin has its own to load. */
+static void connection_loaded(struct connection *c)
+{
+        if (c->is_guest)
+                guest_handshake(c);
+        else
+                connection_step(c, EVENT_LOADED);
+}
+
 static void lease_is_ready(struct lease *lease _unused_, void *userdata)
 {
-        connection_step(userdata, EVENT_LOADED);
+        connection_loaded(userdata);
 }
 
 static void lease_is_failed(struct lease *lease _unused_, enum lease_failure failure, void *userdata)
@@ -570,7 +617,7 @@ static void connection_load(struct connection *c)
         };
 
         if (config->n_resources == 0) {
-                connection_step(c, EVENT_LOADED);
+                connection_loaded(c);
                 return;
         }
         if (lease_new(&c->lease, shared(c)->leases, config->config, config->resources, config->n_resources,
@@ -654,6 +701,15 @@ static struct ending unregistered(int r)
         };
 }
 
+/* False: it has ended. */
+static bool connection_be_guest(struct connection *c)
+{
+        if (guest_new(c, c->config->listener->hosted) == 0)
+                return guest_accept(c);
+        connection_end(c, cause_local(CAUSE_EXHAUSTED, ENOMEM));
+        return false;
+}
+
 void connection_open(struct connection *c, struct listener *listener, int fd, const struct address *remote)
 {
         struct connections *connections = listener->connections;
@@ -684,6 +740,8 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
                 event_accepted(connections->journal, &facts);
         }
         if (c->config->proxy_protocol ? !connection_admit_proxy(c) : !connection_admit(c))
+                return;
+        if (listener->hosted && !connection_be_guest(c))
                 return;
         r = source_init(&c->source, connections->loop, fd, EVENTS_REGISTERED, 0, stream_event);
         if (r < 0)
@@ -716,6 +774,7 @@ void connection_take_up(struct connection *c, struct listener *listener, int fd,
         bool was_half_closed = c->fin != 0;
         int r;
 
+        assert(!listener->hosted); /* it was never told of this one */
         connection_init(c, listener, fd);
         if (!c->is_unix)
                 tcp_tune(fd, c->config); /* which may have changed in between */

@@ -17,6 +17,7 @@
 #include "resource/lease.h"
 
 struct listener;
+struct tetherd_connection;
 
 struct connection;
 
@@ -39,11 +40,15 @@ struct connections {
         void *userdata;
 };
 
-/* What the kernel did not take yet. Bounded by what one read brings: nothing is read meanwhile. */
+/*
+ * What the kernel did not take yet. Bounded by what one read brings, for nothing is read meanwhile; a plugin's by
+ * TETHERD_SEND_MAX.
+ */
 struct output {
         uint64_t blocked_usec; /* since when the peer has taken nothing */
         size_t n_bytes;
         size_t n_sent;
+        size_t n_room; /* for bytes, sent ones included */
         uint8_t bytes[];
 };
 
@@ -59,7 +64,10 @@ struct connection {
                 struct handshake *handshake; /* in state handshake; NULL: nothing has to be said */
                 struct lease *lease;         /* from loading on; NULL: no resources */
         };
-        struct output *output;             /* NULL: nothing unsent */
+        union {
+                struct output *output;            /* NULL: nothing unsent */
+                struct tetherd_connection *guest; /* is_guest: a plugin's (guest.h), until it ends */
+        };
         char *identity;                    /* NULL: none */
         struct source_entry *source_entry; /* where it is counted (admission.h); NULL: nowhere */
         uint64_t id;
@@ -75,6 +83,7 @@ struct connection {
         int fd;
         uint8_t state; /* enum connection_state */
         bool is_unix;  /* its socket; `remote` may be what a PROXY header says */
+        bool is_guest; /* its handler is a plugin */
 };
 
 /* Of UNIX sockets; 0 and (uid_t)-1 where nobody can know, as behind a proxy. */
@@ -145,7 +154,7 @@ void connection_pass_on(struct connection *connection);
 void connection_take_up(struct connection *connection, struct listener *listener, int fd,
                         struct lease *lease);
 
-/* ---- for stream.c ---- */
+/* ---- for stream.c and guest.c ---- */
 
 /* Whether its socket was given to a program: what comes from the peer is not ours to read, nor is a FIN ours to judge. */
 bool connection_is_given(const struct connection *connection);
@@ -158,3 +167,11 @@ void connection_shaken(struct connection *connection);
 
 /* `output` came or went: what the connection is woken for, and its deadline, change with it. */
 void connection_rearm(struct connection *connection);
+
+/* What is unsent, NULL: nothing; and where that stands. Not once it has ended. */
+struct output *connection_output(const struct connection *connection);
+struct output **connection_output_slot(struct connection *connection);
+
+/* Our address, AF_UNSPEC where it is not known; and what events carry. */
+void connection_local(const struct connection *connection, struct address *ret);
+struct event_connection connection_facts(const struct connection *connection, const struct address *local);

@@ -8,6 +8,7 @@
  * they may have been taken by others.
  */
 #include "connection/listener.h"
+#include "connection/guest.h"
 #include "service/unit.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -26,6 +27,7 @@ void listeners_init(struct listeners *listeners, struct connections *connections
         *listeners = (struct listeners){ .connections = connections };
         list_init(&listeners->all);
         list_init(&listeners->spare);
+        list_init(&listeners->plugins);
         timer_init(&listeners->retry, listeners_retry);
         timer_init(&listeners->say, listeners_say_paused);
 }
@@ -38,6 +40,7 @@ void listeners_deinit(struct listeners *listeners)
         for (struct list *node; (node = list_take_first(&listeners->spare));)
                 listening_socket_free(listeners->connections->loop,
                                       container_of(node, struct listening_socket, link));
+        plugins_free(&listeners->plugins);
 }
 
 static struct loop *loop_of(const struct listener *listener)
@@ -51,6 +54,7 @@ static void listener_free_if_unused(struct listener *listener)
                 return;
         assert(list_is_empty(&listener->sockets));
         list_unlink(&listener->link);
+        (void)hosted_unref(listener->hosted);
         sources_deinit(&listener->sources);
         config_unref(listener->config->config);
         free(listener);
@@ -278,7 +282,8 @@ struct listener_plan {
         struct listener_config *config; /* counted */
         struct listener *listener;      /* the one of this name, or a new one that belongs to the plan */
         bool is_new;
-        struct list opened; /* sockets that did not exist */
+        struct tetherd_listener *hosted; /* that it is to have; counted */
+        struct list opened;              /* sockets that did not exist */
         struct listening_socket **kept;
         size_t n_kept;
 };
@@ -294,6 +299,7 @@ struct listener_plan *listener_plan_free(struct listener_plan *plan)
                 sources_deinit(&plan->listener->sources);
                 free(plan->listener);
         }
+        (void)hosted_unref(plan->hosted);
         config_unref(plan->config->config);
         free(plan->kept);
         free(plan);
@@ -391,12 +397,32 @@ static int plan_keep_open(struct listener_plan *plan, const struct endpoint *end
         return r;
 }
 
+static const char unwanted[] = "the plugin does not want it (its prepare_listen)";
+
+/* An open socket that is new to the plugin: the listener has another one, or had not this socket. */
+static int plan_show_kept(struct listener_plan *plan, size_t n_shown, const char **ret_why)
+{
+        for (size_t i = n_shown; i < plan->n_kept; i++) {
+                const struct listening_socket *socket = plan->kept[i];
+
+                if (plan->hosted == plan->listener->hosted && socket->listener == plan->listener)
+                        continue;
+                if (hosted_prepare_listen(plan->hosted, socket->source.fd) < 0) {
+                        *ret_why = unwanted;
+                        return -ECANCELED;
+                }
+        }
+        return 0;
+}
+
 static int plan_endpoint(struct listener_plan *plan, const struct endpoint *endpoint, const char **ret_why)
 {
         size_t n_kept = plan->n_kept;
         struct listening_socket *socket;
         int r = plan_keep_open(plan, endpoint, ret_why);
 
+        if (r == 0)
+                r = plan_show_kept(plan, n_kept, ret_why);
         if (r < 0 || plan->n_kept > n_kept)
                 return r;
         if (endpoint->kind == ENDPOINT_SYSTEMD) {
@@ -404,10 +430,12 @@ static int plan_endpoint(struct listener_plan *plan, const struct endpoint *endp
                            "(FileDescriptorName= of a socket unit)";
                 return -ENOENT;
         }
-        r = listening_socket_open(plan->listeners->connections->loop, endpoint, plan->config,
+        r = listening_socket_open(plan->listeners->connections->loop, endpoint, plan->config, plan->hosted,
                                   listening_socket_ready, &socket);
         if (r == -EEXIST)
                 *ret_why = "a file that is no socket is in the way";
+        else if (r == -ECANCELED)
+                *ret_why = unwanted;
         if (r == 0)
                 list_append(&plan->opened, &socket->link);
         return r;
@@ -421,10 +449,42 @@ static char *unit_hint(enum endpoint_kind kind, int error)
         return kind == ENDPOINT_UNIX && error == -EPERM ? unit_drop_in_hint("users.conf") : NULL;
 }
 
+/* The plugin that the listener is to have: what it has now, or one at its beginning. */
+static int plan_plugin(struct listener_plan *plan, char **ret_reason)
+{
+        const struct listener_config *config = plan->config;
+        const struct tetherd_listener *hosted = plan->listener->hosted;
+        const struct plugin *plugin;
+        int r;
+
+        if (config->handler != HANDLER_PLUGIN)
+                return 0;
+        r = guests_open(plan->listeners->connections);
+        if (r == 0)
+                r = plugin_load(&plan->listeners->plugins, config->plugin, &plugin, ret_reason);
+        if (r < 0)
+                return r;
+        if (!hosted || hosted->plugin != plugin)
+                return hosted_new(&plan->hosted, plugin, config->name);
+        plan->hosted = hosted_ref(plan->listener->hosted);
+        return 0;
+}
+
+static const char *where_of(const struct listener_config *config, const char *key,
+                            char buffer[static CONFIG_WHERE_MAX])
+{
+        char section[CONFIG_NAME_MAX + 16];
+
+        (void)snprintf(section, sizeof(section), "listener:%s", config->name);
+        return config_where(config->config, section, key, buffer);
+}
+
 int listener_prepare(struct listeners *listeners, struct listener_config *config,
                      struct listener_plan **ret_plan, char **ret_fault)
 {
         _cleanup_(listener_plan_freep) struct listener_plan *plan = calloc(1, sizeof(*plan));
+        _cleanup_free_ char *reason = NULL;
+        char where[CONFIG_WHERE_MAX];
         int r;
 
         if (!plan)
@@ -441,17 +501,21 @@ int listener_prepare(struct listeners *listeners, struct listener_config *config
                 plan->is_new = true;
         }
 
+        r = plan_plugin(plan, &reason);
+        if (r < 0) {
+                if (asprintf(ret_fault, "%s: %s", where_of(config, "handler", where),
+                             reason ? reason : strerror(-r)) < 0)
+                        *ret_fault = NULL;
+                return r;
+        }
         for (size_t i = 0; i < config->n_endpoints; i++) {
-                char section[CONFIG_NAME_MAX + 16], where[CONFIG_WHERE_MAX];
                 const char *why = NULL;
 
                 r = plan_endpoint(plan, &config->endpoints[i], &why);
                 if (r == 0)
                         continue;
-                (void)snprintf(section, sizeof(section), "listener:%s", config->name);
                 _cleanup_free_ char *hint = unit_hint(config->endpoints[i].kind, r);
-                if (asprintf(ret_fault, "%s: cannot listen at %s: %s%s",
-                             config_where(config->config, section, "listen", where),
+                if (asprintf(ret_fault, "%s: cannot listen at %s: %s%s", where_of(config, "listen", where),
                              config->endpoints[i].text, why ? why : strerror(-r), hint ? hint : "") < 0)
                         *ret_fault = NULL;
                 return r;
@@ -504,6 +568,8 @@ static void listener_apply(struct listener_plan *plan)
         listener->config = plan->config;
         listener->config->listener = listener;
         (void)config_ref(plan->config->config);
+        (void)hosted_unref(listener->hosted);
+        listener->hosted = TAKE_PTR(plan->hosted);
 
         for (size_t i = 0; i < plan->n_kept; i++) {
                 int r = listening_socket_configure(plan->kept[i], plan->config);

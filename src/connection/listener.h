@@ -15,6 +15,7 @@ struct listeners {
         struct connections *connections;
         struct list all;          /* struct listener */
         struct list spare;        /* struct listening_socket: of systemd's, those that no listener uses now */
+        struct list plugins;      /* that were loaded */
         struct timer retry;       /* while something is out of memory or descriptors */
         struct timer say;         /* while a listener is paused and could not say so yet */
         bool is_held;             /* nothing is accepted yet: listeners_release() */
@@ -25,7 +26,8 @@ struct listener {
         struct list link; /* in listeners->all */
         struct listeners *listeners;
         struct connections *connections;
-        struct listener_config *config; /* that new connections are born with */
+        struct listener_config *config;  /* that new connections are born with */
+        struct tetherd_listener *hosted; /* likewise: the plugin that is its handler; NULL: none is */
         struct list sockets;
         struct sources sources;
         size_t n_connections;
@@ -54,6 +56,7 @@ void listeners_say_spare(const struct listeners *listeners);
 /*
  * Prepares the listener that `config` asks for. Returns 0; or a negative errno with *ret_fault, a line that
  * says which key is at fault ("FILE:LINE: listen = 127.0.0.1:80: Address already in use"), owned by the caller.
+ * Loads a plugin, which stays loaded, and shows it its new sockets.
  */
 int listener_prepare(struct listeners *listeners, struct listener_config *config,
                      struct listener_plan **ret_plan, char **ret_fault);

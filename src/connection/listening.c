@@ -87,7 +87,7 @@ static int bind_unix_path(int fd, const struct endpoint *endpoint, const struct 
 }
 
 static int open_socket(const struct endpoint *endpoint, const struct listener_config *config,
-                       struct listening_socket *ret_socket)
+                       struct tetherd_listener *hosted, struct listening_socket *ret_socket)
 {
         static const int on = 1;
         int only_v6 = config->v6only, family = endpoint->address.sa.sa_family, r = 0;
@@ -114,6 +114,9 @@ static int open_socket(const struct endpoint *endpoint, const struct listener_co
                 return r;
         ret_socket->device = st.st_dev;
         ret_socket->inode = st.st_ino;
+        r = hosted_prepare_listen(hosted, fd);
+        if (r < 0)
+                return r;
         if (listen(fd, config->backlog) < 0 || getsockname(fd, &bound.sa, &length) < 0)
                 return -errno;
         address_from_socket(&ret_socket->address, &bound, length);
@@ -157,8 +160,8 @@ void listening_socket_free(struct loop *loop, struct listening_socket *socket)
 }
 
 int listening_socket_open(struct loop *loop, const struct endpoint *endpoint,
-                          const struct listener_config *config, source_fn ready,
-                          struct listening_socket **ret_socket)
+                          const struct listener_config *config, struct tetherd_listener *hosted,
+                          source_fn ready, struct listening_socket **ret_socket)
 {
         struct listening_socket *socket;
         char text[ADDRESS_TEXT_MAX];
@@ -168,7 +171,7 @@ int listening_socket_open(struct loop *loop, const struct endpoint *endpoint,
                 return r;
         socket->is_v6only = config->v6only;
         socket->reuses_port = config->reuse_port;
-        r = fd = open_socket(endpoint, config, socket);
+        r = fd = open_socket(endpoint, config, hosted, socket);
         if (fd >= 0) {
                 socket->text = strdup(endpoint->kind == ENDPOINT_IP ? address_text(&socket->address, text)
                                                                     : endpoint->text);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "config/config.h"
+#include "handler/plugin.h"
 #include "loop/loop.h"
 #include "service/fds.h"
 
@@ -27,12 +28,13 @@ struct listening_socket {
 };
 
 /*
- * Opens what the endpoint asks for; nothing is accepted until source_want(). 0 or a negative errno, of which
- * -EEXIST means that a file which is no socket is in the way.
+ * Opens what the endpoint asks for; nothing is accepted until source_want(). `hosted`: the plugin that sees it before
+ * it listens, or NULL. 0 or a negative errno, of which -EEXIST means that a file which is no socket is in the way, and
+ * -ECANCELED that the plugin does not want it.
  */
 int listening_socket_open(struct loop *loop, const struct endpoint *endpoint,
-                          const struct listener_config *config, source_fn ready,
-                          struct listening_socket **ret_socket);
+                          const struct listener_config *config, struct tetherd_listener *hosted,
+                          source_fn ready, struct listening_socket **ret_socket);
 
 /*
  * Takes a listening stream socket (IPv4, IPv6 or UNIX) that systemd handed over; returns 0 with *ret_socket NULL

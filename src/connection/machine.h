@@ -24,7 +24,7 @@ enum connection_state {
 enum connection_event {
         EVENT_ADMITTED,  /* registered with the loop */
         EVENT_SHAKEN,    /* PROXY header and hello are complete */
-        EVENT_LOADED,    /* every resource is loaded */
+        EVENT_LOADED,    /* every resource is loaded, a plugin's own included */
         EVENT_FIN,       /* the peer's FIN, with half_close = keep */
         EVENT_END,       /* it ends, for whatever cause */
         EVENT_SETTLED,   /* every resource is released, or quarantined */

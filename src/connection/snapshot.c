@@ -76,7 +76,7 @@ static int read_unsent(struct connection *c, char *const *fields)
         c->output = malloc(sizeof(*c->output) + n);
         if (!c->output)
                 return -ENOMEM;
-        *c->output = (struct output){ .n_bytes = n, .blocked_usec = number(fields, "blocked") };
+        *c->output = (struct output){ .n_bytes = n, .n_room = n, .blocked_usec = number(fields, "blocked") };
         for (size_t i = 0; i < n; i++) {
                 int high = hex_digit(text[2 * i]), low = hex_digit(text[2 * i + 1]);
 

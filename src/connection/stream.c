@@ -4,6 +4,7 @@
  * hides behind a FIN. A read that gives less than was asked for is the end of what was there (epoll(7), Q9).
  */
 #include "connection/stream.h"
+#include "connection/guest.h"
 #include "connection/listener.h"
 #include <fcntl.h>
 #include <linux/sockios.h>
@@ -32,7 +33,7 @@ static void end_observed(struct connection *c, enum operation operation, int err
                 .error = error,
                 .socket_error = socket_error,
                 .was_half_closed = c->state == CONNECTION_HALF_CLOSED,
-                .has_unsent = c->output,
+                .has_unsent = connection_output(c),
         };
 
         if (!c->is_unix && cause_needs_info(error ? error : socket_error))
@@ -55,15 +56,17 @@ static void count_received(struct connection *c, size_t n)
         c->paused_msec = 0;
 }
 
-/* Takes what has come, and is not wanted any more; returns what the last recv said. */
-static ssize_t drain(struct connection *c)
+/* Takes what has come, and is not wanted any more, but where a plugin hears it; returns what the last recv said. */
+static ssize_t drain(struct connection *c, bool is_heard)
 {
         ssize_t n = 1;
 
         for (int i = 0; i < DRAIN_BUDGET && n > 0; i++) {
                 n = recv(c->fd, shared(c)->scratch, STREAM_READ_MAX, MSG_DONTWAIT);
-                if (n > 0)
-                        count_received(c, (size_t)n);
+                if (n <= 0)
+                        break;
+                count_received(c, (size_t)n);
+                is_heard = is_heard && guest_hear(c, shared(c)->scratch, (size_t)n);
         }
         return n;
 }
@@ -73,7 +76,7 @@ static ssize_t drain(struct connection *c)
  */
 static void end_broken(struct connection *c, enum operation operation, int error)
 {
-        ssize_t n = drain(c);
+        ssize_t n = drain(c, error && c->is_guest && guest_break(c));
 
         if (error)
                 end_observed(c, operation, error, 0);
@@ -104,28 +107,60 @@ static ssize_t send_some(int fd, const uint8_t *bytes, size_t n)
         return (ssize_t)n_sent;
 }
 
+/* What is sent makes room once it is more than half, so that each byte is moved once. 0 or -ENOMEM. */
+static int output_append(struct output **output, const void *bytes, size_t n, uint64_t now_usec)
+{
+        struct output *o = *output;
+        size_t n_bytes = o ? o->n_bytes : 0, n_room = o ? o->n_room : 0;
+
+        if (n_bytes + n > n_room && o && o->n_sent > n_bytes / 2) {
+                memmove(o->bytes, o->bytes + o->n_sent, n_bytes - o->n_sent);
+                o->n_bytes = n_bytes = n_bytes - o->n_sent;
+                o->n_sent = 0;
+        }
+        if (n_bytes + n > n_room) {
+                n_room = MAX(n_bytes + n, 2 * n_bytes);
+                o = realloc(o, sizeof(*o) + n_room);
+                if (!o)
+                        return -ENOMEM;
+                if (!*output)
+                        *o = (struct output){ .blocked_usec = now_usec };
+                o->n_room = n_room;
+                *output = o;
+        }
+        memcpy(o->bytes + o->n_bytes, bytes, n);
+        o->n_bytes += n;
+        return 0;
+}
+
 int stream_send(struct handler_peer *peer, const void *bytes, size_t n)
 {
         struct connection *c = (struct connection *)peer;
-        ssize_t n_sent = send_some(c->fd, bytes, n);
+        struct output **output = connection_output_slot(c);
+        bool was_empty = !*output;
+        ssize_t n_sent = was_empty ? send_some(c->fd, bytes, n) : 0;
+        int r;
 
-        assert(!c->output); /* nothing is read, so nothing answered, while something is unsent */
+        assert(was_empty ||
+               c->is_guest); /* nothing is read, so nothing answered, while something is unsent */
         if (n_sent < 0)
                 return (int)n_sent;
         c->bytes_sent += (size_t)n_sent;
         if ((size_t)n_sent == n)
                 return 0;
-
-        size_t n_left = n - (size_t)n_sent;
-
-        c->output = malloc(sizeof(*c->output) + n_left);
-        if (!c->output)
-                return -ENOMEM;
-        *c->output = (struct output){ .n_bytes = n_left, .blocked_usec = loop_now(shared(c)->loop) };
-        memcpy(c->output->bytes, (const uint8_t *)bytes + n_sent, n_left);
+        r = output_append(output, (const uint8_t *)bytes + n_sent, n - (size_t)n_sent,
+                          loop_now(shared(c)->loop));
+        if (r < 0 || !was_empty)
+                return r;
         source_clear(&c->source, EPOLLOUT);
         connection_rearm(c);
         return 0;
+}
+
+void stream_finish(struct connection *c)
+{
+        (void)shutdown(c->fd, SHUT_WR);
+        (void)drain(c, false);
 }
 
 void stream_say_last(struct connection *c, const char *line)
@@ -134,13 +169,12 @@ void stream_say_last(struct connection *c, const char *line)
 
         if (n > 0)
                 c->bytes_sent += (size_t)n;
-        (void)shutdown(c->fd, SHUT_WR);
-        (void)drain(c);
+        stream_finish(c);
 }
 
 static void flush(struct connection *c)
 {
-        struct output *output = c->output;
+        struct output *output = connection_output(c);
         ssize_t n = send_some(c->fd, output->bytes + output->n_sent, output->n_bytes - output->n_sent);
 
         if (n < 0) {
@@ -150,17 +184,20 @@ static void flush(struct connection *c)
         if (n > 0) {
                 output->n_sent += (size_t)n;
                 c->bytes_sent += (size_t)n;
-                c->paused_msec +=
-                        (uint32_t)((loop_now(shared(c)->loop) - output->blocked_usec) / USEC_PER_MSEC);
+                if (!c->is_guest)
+                        c->paused_msec += (uint32_t)((loop_now(shared(c)->loop) - output->blocked_usec) /
+                                                     USEC_PER_MSEC);
                 output->blocked_usec = loop_now(shared(c)->loop);
         }
         if (output->n_sent == output->n_bytes) {
                 free(output);
-                c->output = NULL;
+                *connection_output_slot(c) = NULL;
         } else {
-                source_clear(&c->source, EVENTS_SEND);
+                source_clear(&c->source, c->is_guest ? EPOLLOUT : EVENTS_SEND);
         }
         connection_rearm(c);
+        if (n > 0 && c->is_guest)
+                guest_sent(c, (size_t)n);
 }
 
 /* ---- receiving ---- */
@@ -186,15 +223,28 @@ static void receive_fin(struct connection *c)
         }
         keep_fin(c);
         connection_step(c, EVENT_FIN);
+        if (c->is_guest)
+                (void)guest_receive(c, shared(c)->scratch, 0);
+}
+
+/* Hands over what was read. False: nothing more is to be read now. */
+static bool hand_over(struct connection *c, size_t n)
+{
+        const struct handler *handler = handler_of(c->config->handler);
+        int r;
+
+        if (c->is_guest)
+                return guest_receive(c, shared(c)->scratch, n);
+        r = handler->receive((struct handler_peer *)c, stream_send, shared(c)->scratch, n);
+        if (r < 0)
+                end_broken(c, OPERATION_SEND, -r);
+        return r == 0 && !c->output;
 }
 
 static void receive(struct connection *c)
 {
-        const struct handler *handler = handler_of(c->config->handler);
-
         for (int i = 0; i < READ_BUDGET; i++) {
                 ssize_t n = recv(c->fd, shared(c)->scratch, STREAM_READ_MAX, 0);
-                int r;
 
                 if (n == 0) {
                         receive_fin(c);
@@ -212,12 +262,7 @@ static void receive(struct connection *c)
                 }
 
                 count_received(c, (size_t)n);
-                r = handler->receive((struct handler_peer *)c, stream_send, shared(c)->scratch, (size_t)n);
-                if (r < 0) {
-                        end_broken(c, OPERATION_SEND, -r);
-                        return;
-                }
-                if (c->output)
+                if (!hand_over(c, (size_t)n))
                         return;
                 /* epoll(7): a short read is the end of what was there, unless an end was told with it. */
                 if ((size_t)n < STREAM_READ_MAX && !(c->source.pending & (EPOLLRDHUP | EVENTS_ERROR))) {
@@ -237,7 +282,7 @@ static void watch(struct connection *c)
                 return;
         }
         if (recv(c->fd, &byte, 1, MSG_PEEK) > 0) {
-                source_want(&c->source, shared(c)->loop, EPOLLERR);
+                source_want(&c->source, shared(c)->loop, EPOLLERR | (c->source.wanted & EPOLLOUT));
                 return;
         }
         end_broken(c, OPERATION_RECEIVE, 0);
@@ -291,9 +336,10 @@ int stream_give(struct connection *c)
 
 void stream_take_back(struct connection *c, bool is_ended)
 {
-        (void)shutdown(c->fd, is_ended ? SHUT_WR : SHUT_RDWR);
-        if (is_ended) /* or closing would be a RST, as in stream_say_last() */
-                (void)drain(c);
+        if (is_ended)
+                stream_finish(c);
+        else
+                (void)shutdown(c->fd, SHUT_RDWR);
 }
 
 #define STATE_CLOSE_WAIT 8 /* tcpi_state; <netinet/tcp.h> names it, and contradicts <linux/tcp.h> */
@@ -348,12 +394,33 @@ static void shake(struct connection *c)
         connection_shaken(c);
 }
 
+/* What a plugin queued goes out whether or not it receives, and the other way round. */
+static void serve_guest(struct connection *c)
+{
+        enum connection_state state = c->state;
+
+        if (connection_output(c) && c->source.pending & EPOLLOUT)
+                flush(c);
+        if (c->state != state || !(c->source.pending & c->source.wanted & ~EPOLLOUT))
+                return;
+        if (state == CONNECTION_LOADING)
+                watch(c);
+        else
+                receive(c);
+}
+
 void stream_event(struct source *source)
 {
         struct connection *c = container_of(source, struct connection, source);
 
         if (connection_is_given(c)) {
                 oversee(c);
+                return;
+        }
+        if (c->is_guest && !guest_is_settled(c))
+                return;
+        if (c->is_guest && c->state != CONNECTION_HANDSHAKE) {
+                serve_guest(c);
                 return;
         }
         switch (c->state) {

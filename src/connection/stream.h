@@ -21,8 +21,8 @@
 void stream_event(struct source *source);
 
 /*
- * Sends what the kernel takes and keeps the rest; nothing may be kept already. 0, or a negative errno: nothing
- * can be sent any more, the caller calls stream_break().
+ * Sends what the kernel takes and keeps the rest; nothing may be kept already, but of a plugin's. 0, or a negative
+ * errno: nothing can be sent any more, the caller calls stream_break().
  */
 int stream_send(struct handler_peer *peer, const void *bytes, size_t n);
 
@@ -31,6 +31,8 @@ int stream_send(struct handler_peer *peer, const void *bytes, size_t n);
  * already, since closing on unread bytes would be a RST, which may overtake the line.
  */
 void stream_say_last(struct connection *connection, const char *line);
+/* The same where all words are said. */
+void stream_finish(struct connection *connection);
 
 /*
  * The socket is to be given to a program: blocking, and of the events only those that are left to us. What is asked of

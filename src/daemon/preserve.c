@@ -327,6 +327,8 @@ static bool is_taken_up(struct taking *taking, int fd, struct connection *c, cha
         if (snapshot.has_lease && (!lease || !lease_is_loaded(lease)))
                 return false;
         listener = listener_find(taking->listeners, snapshot.listener);
+        if (listener && listener->hosted)
+                listener = NULL; /* a plugin is its handler now, which was never told of this connection */
         if (listener)
                 take_up(taking, fd, c, listener, lease);
         else

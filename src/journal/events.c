@@ -408,6 +408,21 @@ void event_shared_output(struct journal *journal, const char *resource, const ch
         journal_commit(journal);
 }
 
+void event_said(struct journal *journal, const struct event_connection *connection, const char *plugin,
+                int priority, const char *line)
+{
+        struct record *record;
+
+        if (priority > journal_options(journal)->level)
+                return;
+        record = journal_begin(journal, priority);
+        if (!record)
+                return;
+        record_set_message(record, "connection %" PRIx64 ", %s: %s", connection->id, plugin, line);
+        add_connection(record, connection);
+        journal_commit(journal);
+}
+
 /* ---- the daemon ---- */
 
 void event_reloaded(struct journal *journal, const char *path)

@@ -118,6 +118,10 @@ void event_output(struct journal *journal, const struct event_connection *connec
 /* The same of a program that serves many connections. */
 void event_shared_output(struct journal *journal, const char *resource, const char *line);
 
+/* A line that the handler, a plugin of this name, has to say. */
+void event_said(struct journal *journal, const struct event_connection *connection, const char *plugin,
+                int priority, const char *line);
+
 /* Whether a debug-level event such as `accepted` would be written: saves the caller a getsockname(2). */
 bool event_is_wanted(const struct journal *journal, int priority, bool is_ending);
 

@@ -7,7 +7,9 @@
 #include "base/span.h"
 #include "config/config.h"
 #include "config/keys.h"
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <gnu/libc-version.h>
 #include <grp.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -182,6 +184,8 @@ static void assert_listener_defaults(const struct listener_config *l)
 {
         ck_assert(l->enabled && !l->v6only && !l->reuse_port && l->nodelay && !l->hello);
         ck_assert_int_eq(l->handler, HANDLER_DISCARD);
+        ck_assert_ptr_null(l->plugin);
+        ck_assert_uint_eq(l->handler_timeout, 30 * USEC_PER_SEC);
         ck_assert_int_eq(l->backlog, 4096);
         ck_assert_uint_eq(l->socket_mode, 0600);
         ck_assert(l->socket_user == (uid_t)-1 && l->socket_group == (gid_t)-1);
@@ -414,7 +418,8 @@ START_TEST(test_rich)
         write_file(MAIN ".d/1.conf",
                    "[daemon]\nmax_connections=\nruntime_directory=\nstate_directory=\npreserve=\n"
                    "drain_timeout=\nlog_target=\nlog_level=\nlog_events=\nlog_queue=\n"
-                   "[listener:a]\nenabled=\nv6only=\nhandler=\nresources=\nbacklog=\nreuse_port=\n"
+                   "[listener:a]\nenabled=\nv6only=\nhandler=\nhandler_timeout=\nresources=\nbacklog=\nreuse_"
+                   "port=\n"
                    "nodelay=\nsocket_mode=\nsocket_user=\nsocket_group=\nmax_connections=\nhello=\n"
                    "max_connections_per_source=\naccept_rate_per_source=\nallow=\ndeny=\n"
                    "hello_max=\nhandshake_timeout=\ngreeting=\nrefusal=\nidle_timeout=\nhalf_close=\n"
@@ -429,6 +434,41 @@ START_TEST(test_rich)
         ck_assert_uint_eq(reset->listeners[0]->n_resources, 0);
         assert_resource_defaults(reset->resources[1]);
         ck_assert_str_eq(reset->resources[1]->working_directory, "/");
+        leave();
+}
+END_TEST
+
+/* The path of a plugin is judged, kept and printed; it goes when something else is said later. */
+START_TEST(test_plugin)
+{
+        const union {
+                const char *(*function)(void);
+                void *address;
+        } libc = { .function = gnu_get_libc_version };
+        char text[512], expected[512];
+        Dl_info info;
+
+        ck_assert_int_ne(dladdr(libc.address, &info), 0); /* an object that nobody can write to */
+        enter();
+        (void)snprintf(text, sizeof(text),
+                       "[listener:a]\nlisten=127.0.0.1:1\nhandler=plugin:%s\nhandler_timeout=1min\n",
+                       info.dli_fname);
+        _cleanup_(config_unrefp) struct config *config = load(text);
+        ck_assert_int_eq(config->listeners[0]->handler, HANDLER_PLUGIN);
+        ck_assert_str_eq(config->listeners[0]->plugin, info.dli_fname);
+        ck_assert_uint_eq(config->listeners[0]->handler_timeout, 60 * USEC_PER_SEC);
+        _cleanup_free_ char *printed = print(config);
+        (void)snprintf(expected, sizeof(expected), "handler = plugin:%s\nhandler_timeout = 1min\n",
+                       info.dli_fname);
+        ck_assert_ptr_nonnull(strstr(printed, expected));
+        _cleanup_(config_unrefp) struct config *again = load(printed);
+        ck_assert_str_eq(again->listeners[0]->plugin, info.dli_fname);
+
+        write_file(MAIN ".d/1.conf", "[listener:a]\nhandler=echo\n");
+        _cleanup_(config_unrefp) struct config *other = load_file(MAIN);
+        ck_assert_int_eq(other->listeners[0]->handler, HANDLER_ECHO);
+        ck_assert_ptr_null(other->listeners[0]->plugin);
+        ck_assert_uint_eq(other->listeners[0]->handler_timeout, 60 * USEC_PER_SEC);
         leave();
 }
 END_TEST
@@ -692,6 +732,20 @@ static const struct {
         { L "send_buffer = 2G\n",
           MAIN ":3: send_buffer = 2G: it must be a size such as 64K or 1M, 1 to 1073741823" },
         { L "handler = eco\n", MAIN ":3: handler = eco: it must be one of discard, echo, plugin:" },
+        { L "handler = plugin\n", MAIN ":3: handler = plugin: it must be one of discard, echo, plugin:" },
+        { L "handler = plugin:x.so\n",
+          MAIN ":3: handler = plugin:x.so: the plugin must be an absolute path" },
+        { L "handler = plugin:\n", MAIN ":3: handler = plugin:: the plugin must be an absolute path" },
+        { L "handler = plugin:/no/x.so\n",
+          MAIN ":3: handler = plugin:/no/x.so: /no: No such file or directory" },
+        { L "handler = plugin:/etc/passwd\n", MAIN ":3: handler = plugin:/etc/passwd: it is no ELF file" },
+        { L "handler = plugin:/etc\nenabled = no\n",
+          MAIN ":3: handler = plugin:/etc: it is no regular file" },
+        { L "handler_timeout = 31s\n", NULL },
+        { L "handler_timeout = infinity\n", NULL },
+        { L "handler_timeout = x\n",
+          MAIN ":3: handler_timeout = x: it must be a time such as 30s or 1min 30s, at least 1ms, or "
+               "infinity" },
         { "[daemon]\nlog_level = warn\n",
           MAIN ":2: log_level = warn: it must be one of debug, info, notice, warning, err" },
         { L "socket_mode = 0888\n", MAIN ":3: socket_mode = 0888: it must be an octal mode, 0000 to 0777" },
@@ -791,11 +845,6 @@ static const struct {
         { L "refusal = %\n", MAIN ":3: refusal: a single % at the end; %% stands for it" },
 
         /* what a later version will have */
-        { L "handler = plugin:/x.so\n", MAIN ":3: handler = plugin:/x.so" UNSUPPORTED },
-        { L "handler_timeout = 31s\n", MAIN ":3: handler_timeout" UNSUPPORTED },
-        { L "handler_timeout = x\n",
-          MAIN ":3: handler_timeout = x: it must be a time such as 30s or 1min 30s, at least 1ms" },
-        { L "handler_timeout = 30000ms\n", NULL },
         { "[resource:x]\ntype = unit\n", MAIN ":1: [resource:x] has no unit" },
         { "[resource:x]\ntype = helper\n", MAIN ":1: [resource:x] has no command" },
         { "[resource:x]\ntype = helper\ncommand = /nonexistent\n",
@@ -1274,7 +1323,8 @@ START_TEST(test_table)
                 ck_assert_msg(key->help && *key->help != '\0' && strlen(key->help) < 100, "%s", key->name);
                 ck_assert_msg(key_find(key->section, key->name, key->kinds) == key, "%s", key->name);
                 ck_assert_msg(key->kinds == 0 || key->section == SECTION_RESOURCE, "%s", key->name);
-                ck_assert_msg((key->type == KEY_WORD) == (key->words != NULL), "%s", key->name);
+                ck_assert_msg((key->type == KEY_WORD || key->type == KEY_HANDLER) == (key->words != NULL),
+                              "%s", key->name);
                 ck_assert_msg(key->type >= KEY_FOLDER || key->size == 1 || key->size == 4 || key->size == 8,
                               "%s", key->name);
                 if (key->section != SECTION_LISTENER || *key->standard == '\0')
@@ -1313,7 +1363,7 @@ START_TEST(test_installed_file)
 }
 END_TEST
 
-UNIT_MAIN("config", test_example, test_rich, test_print_fixpoint, test_print_text, test_print_wrap,
-          test_print_wrap_hash, test_keepalive, test_faults, test_items, test_items_many, test_warnings,
-          test_limits, test_lines, test_drop_ins, test_unreadable, test_environment, test_needs_restart,
-          test_references, test_table, test_installed_file)
+UNIT_MAIN("config", test_example, test_rich, test_plugin, test_print_fixpoint, test_print_text,
+          test_print_wrap, test_print_wrap_hash, test_keepalive, test_faults, test_items, test_items_many,
+          test_warnings, test_limits, test_lines, test_drop_ins, test_unreadable, test_environment,
+          test_needs_restart, test_references, test_table, test_installed_file)

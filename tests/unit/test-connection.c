@@ -7,10 +7,15 @@
 
 #include "base/fields.h"
 #include "base/words.h"
+#include "connection/guest.h"
 #include "connection/listener.h"
 #include "connection/snapshot.h"
 #include <arpa/inet.h>
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <gnu/libc-version.h>
+#include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -30,7 +35,7 @@ static struct resource_config resource, *resources[] = { &resource };
 static struct {
         unsigned n_accepted, n_ready, n_closed, n_rejected, n_paused, n_resumed;
         unsigned n_eof, n_reset;
-        char cause[32], state[32], operation[32], identity[64];
+        char cause[32], state[32], operation[32], identity[64], sentence[64], said[64];
         int error, priority;
         uint64_t bytes_received, bytes_sent;
         uint16_t port; /* where it listens */
@@ -43,6 +48,7 @@ static void note_ending(const struct event_connection *connection, const struct 
         (void)snprintf(told.operation, sizeof(told.operation), "%s", ending->operation);
         (void)snprintf(told.identity, sizeof(told.identity), "%s",
                        connection->identity ? connection->identity : "");
+        (void)snprintf(told.sentence, sizeof(told.sentence), "%s", ending->sentence);
         told.error = ending->error;
         told.priority = ending->priority;
         told.bytes_received = ending->bytes_received;
@@ -104,6 +110,12 @@ void event_accept_resumed(struct journal *journal _unused_, const char *listener
                           uint64_t paused_usec _unused_)
 {
         told.n_resumed++;
+}
+
+void event_said(struct journal *journal _unused_, const struct event_connection *connection,
+                const char *plugin, int priority _unused_, const char *line)
+{
+        (void)snprintf(told.said, sizeof(told.said), "%" PRIu64 " %s %s", connection->id, plugin, line);
 }
 
 const char *config_where(const struct config *c _unused_, const char *section, const char *key,
@@ -1250,6 +1262,881 @@ START_TEST(test_connection_bad_records)
 }
 END_TEST
 
+/* ---- plugins: letters in the log beside those of the resources, one for each callback ---- */
+
+static struct {
+        int prepare, accept, handshake, receive; /* what they answer */
+        void (*in_accept)(struct tetherd_connection *c);
+        void (*in_handshake)(struct tetherd_connection *c);
+        void (*in_receive)(struct tetherd_connection *c);
+        void (*in_send)(struct tetherd_connection *c);
+        void (*in_close)(struct tetherd_connection *c);
+        struct tetherd_connection *first; /* that was accepted, until it is closed */
+        struct tetherd_ending ending;
+        unsigned n_closed, n_shutdown;
+        size_t n_received, n_sent, n_queued;
+        char bytes[64]; /* the last ones */
+        int in_callback;
+} guest;
+
+/* No callback comes from inside another, and the log says which came when. */
+static void guest_enter(const char *what)
+{
+        size_t length = strlen(fake_log);
+
+        ck_assert_int_eq(guest.in_callback++, 0);
+        (void)snprintf(fake_log + length, sizeof(fake_log) - length, "%s ", what);
+}
+
+static int guest_leave(int answer)
+{
+        guest.in_callback--;
+        return answer;
+}
+
+static int plugin_prepare(struct tetherd_listener *l, int fd)
+{
+        int is_listening;
+        socklen_t length = sizeof(is_listening);
+
+        guest_enter("prepare");
+        ck_assert_str_eq(tetherd_listener_name(l), "presence");
+        ck_assert_int_eq(getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &length), 0);
+        ck_assert_int_eq(is_listening, !list_is_empty(&listeners.all));
+        return guest_leave(guest.prepare);
+}
+
+static int plugin_accept(struct tetherd_connection *c)
+{
+        guest_enter("accept");
+        ck_assert_int_eq(tetherd_send(c, "x", 1), -ENOTCONN);
+        ck_assert_int_eq(tetherd_ready(c), -EALREADY);
+        ck_assert_ptr_null(tetherd_data(c));
+        ck_assert_ptr_null(tetherd_identity(c));
+        ck_assert_ptr_null(tetherd_value(c, "a"));
+        tetherd_set_data(c, &guest);
+        if (!guest.first)
+                guest.first = c;
+        if (guest.in_accept)
+                guest.in_accept(c);
+        return guest_leave(guest.accept);
+}
+
+static int plugin_handshake(struct tetherd_connection *c)
+{
+        guest_enter("handshake");
+        if (listening.n_resources > 0)
+                ck_assert_str_eq(tetherd_value(c, "a"), "a");
+        ck_assert_ptr_null(tetherd_value(c, "b"));
+        if (guest.in_handshake)
+                guest.in_handshake(c);
+        return guest_leave(guest.handshake);
+}
+
+static int plugin_receive(struct tetherd_connection *c, const void *bytes, size_t n)
+{
+        guest_enter(n == 0 ? "fin" : "receive");
+        guest.n_received += n;
+        (void)snprintf(guest.bytes, sizeof(guest.bytes), "%.*s", (int)MIN(n, sizeof(guest.bytes) - 1),
+                       (const char *)bytes);
+        if (guest.in_receive)
+                guest.in_receive(c);
+        return guest_leave(guest.receive);
+}
+
+static int plugin_send(struct tetherd_connection *c, size_t n_sent, size_t n_queued)
+{
+        guest_enter("send");
+        ck_assert_uint_gt(n_sent, 0);
+        guest.n_sent += n_sent;
+        guest.n_queued = n_queued;
+        if (guest.in_send)
+                guest.in_send(c);
+        fake_log[strlen(fake_log) - strlen("send ")] = '\0'; /* how often is the kernel's choice */
+        return guest_leave(TETHERD_OK);
+}
+
+static void plugin_close(struct tetherd_connection *c, const struct tetherd_ending *ending)
+{
+        guest_enter("close");
+        ck_assert_uint_eq(ending->size, sizeof(*ending));
+        ck_assert_ptr_eq(tetherd_data(c), &guest);
+        ck_assert_int_eq(tetherd_send(c, "x", 1), -ENOTCONN);
+        ck_assert_int_eq(tetherd_ready(c), -ENOTCONN);
+        ck_assert_int_eq(tetherd_pause(c), -ENOTCONN);
+        ck_assert_int_eq(tetherd_resume(c), -ENOTCONN);
+        ck_assert_int_eq(tetherd_disconnect(c), 0);
+        if (guest.in_close)
+                guest.in_close(c);
+        guest.ending = *ending;
+        guest.n_closed++;
+        if (guest.first == c)
+                guest.first = NULL;
+        (void)guest_leave(0);
+}
+
+static void plugin_shutdown(struct tetherd_listener *l)
+{
+        guest_enter("shutdown");
+        ck_assert_str_eq(tetherd_listener_name(l), "presence");
+        guest.n_shutdown++;
+        (void)guest_leave(0);
+}
+
+/* A plugin that is "loaded" already: at the path of some object that nobody else can write. */
+static void plugin_at(const char *path)
+{
+        struct plugin *plugin = calloc(1, sizeof(*plugin));
+        char reason[OBJECT_REASON_MAX];
+
+        list_init(&plugin->link);
+        plugin->path = strdup(path);
+        ck_assert_int_eq(object_judge(path, &plugin->identity, reason), 0);
+        plugin->table = (struct tetherd_plugin){
+                .name = "tester",
+                .prepare_listen = plugin_prepare,
+                .accept = plugin_accept,
+                .handshake = plugin_handshake,
+                .receive = plugin_receive,
+                .send = plugin_send,
+                .close = plugin_close,
+                .shutdown = plugin_shutdown,
+        };
+        list_append(&listeners.plugins, &plugin->link);
+}
+
+static char plugin_path[256];
+
+static void begin_plugin(void)
+{
+        const union {
+                const char *(*function)(void);
+                void *address;
+        } libc = { .function = gnu_get_libc_version };
+        Dl_info info;
+
+        begin();
+        memset(&guest, 0, sizeof(guest));
+        ck_assert_int_ne(dladdr(libc.address, &info), 0);
+        (void)snprintf(plugin_path, sizeof(plugin_path), "%s", info.dli_fname);
+        plugin_at(plugin_path);
+        listening.handler = HANDLER_PLUGIN;
+        listening.plugin = plugin_path;
+        listening.handler_timeout = USEC_INFINITY;
+}
+
+/* It ended with this, and the plugin was told the same. */
+static void check_plugin_ending(const char *cause, const char *operation, int error, const char *state)
+{
+        ck_assert_str_eq(told.cause, cause);
+        ck_assert_str_eq(told.operation, operation);
+        ck_assert_int_eq(told.error, error);
+        ck_assert_str_eq(told.state, state);
+        ck_assert_str_eq(guest.ending.cause, cause);
+        ck_assert_str_eq(guest.ending.operation, operation);
+        ck_assert_int_eq(guest.ending.error, error);
+        ck_assert_str_eq(guest.ending.state, state);
+        ck_assert_uint_eq(guest.ending.bytes_received, told.bytes_received);
+        ck_assert_uint_eq(guest.ending.bytes_sent, told.bytes_sent);
+        ck_assert(!connections.n_connections || guest.n_closed > 0);
+}
+
+static void leave_it(struct tetherd_connection *c)
+{
+        ck_assert_int_eq(tetherd_disconnect(c), 0);
+        ck_assert_int_eq(tetherd_disconnect(c), 0);
+        ck_assert_int_eq(tetherd_send(c, "x", 1), -ENOTCONN);
+        ck_assert_int_eq(tetherd_ready(c), -ENOTCONN);
+}
+
+static void ready_it(struct tetherd_connection *c)
+{
+        ck_assert_int_eq(tetherd_ready(c), 0);
+        ck_assert_int_eq(tetherd_ready(c), -EALREADY);
+}
+
+static void greet_it(struct tetherd_connection *c)
+{
+        ck_assert_int_eq(tetherd_send(c, "hey\n", 4), 0);
+}
+
+static void pause_it(struct tetherd_connection *c)
+{
+        ck_assert_int_eq(tetherd_pause(c), 0);
+        ck_assert_int_eq(tetherd_pause(c), 0);
+}
+
+/* What the plugin may ask in its close: everything that is told of the connection. */
+static void ask_all(struct tetherd_connection *c)
+{
+        uint16_t port = 0;
+
+        ck_assert_str_eq(tetherd_remote(c, &port), "127.0.0.1");
+        ck_assert_uint_ne(port, 0);
+        ck_assert_str_eq(tetherd_local(c, &port), "127.0.0.1");
+        ck_assert_uint_eq(port, told.port);
+        ck_assert_str_eq(tetherd_remote(c, NULL), "127.0.0.1");
+        ck_assert_str_eq(tetherd_listener_name(tetherd_listener(c)), "presence");
+        ck_assert_uint_eq(tetherd_connection_id(c), 1);
+        tetherd_log(c, LOG_INFO, "%d of %s", 1, "one");
+        ck_assert_str_eq(told.said, "1 tester 1 of one");
+}
+
+static void ask_everything(struct tetherd_connection *c)
+{
+        ask_all(c);
+        ck_assert_str_eq(tetherd_identity(c), "alice");
+        ck_assert_str_eq(tetherd_value(c, "a"), "a");
+}
+
+/* Each callback once, what is the plugin's own inside of what was declared, however it ends. */
+START_TEST(test_connection_plugin)
+{
+        static const struct {
+                char how;
+                const char *cause;
+                int error;
+        } rows[] = {
+                { 'c', "eof", 0 }, { 'r', "reset", ECONNRESET }, { 'f', "reset", EPIPE }, { 'h', "eof", 0 }
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                int fd;
+
+                begin_plugin();
+                listening.hello = true;
+                guest.in_accept = ask_all;
+                guest.in_handshake = guest.in_receive = guest.in_close = ask_everything;
+                listen_at("127.0.0.1:7400");
+                fd = client_new();
+                client_send(fd, "alice\n");
+                turns_until(&told.n_ready, 1);
+                client_send(fd, "hello");
+                client_end(fd, rows[i].how);
+                turns_until(&told.n_closed, 1);
+                check_plugin_ending(rows[i].cause, "receive", rows[i].error, "ready");
+                ck_assert_str_eq(guest.ending.initiator, "peer");
+                ck_assert_str_eq(guest.bytes, "hello");
+                ck_assert_uint_eq(told.bytes_received, 11);
+                if (rows[i].how == 'h')
+                        (void)close(fd);
+                finish();
+                ck_assert_str_eq(fake_log, "prepare accept +a handshake receive close -a shutdown ");
+        }
+}
+END_TEST
+
+/* Each way for the plugin to end it. */
+START_TEST(test_connection_plugin_ends_it)
+{
+        enum { NOTHING, ACCEPT, HANDSHAKE, RECEIVE };
+        static const struct {
+                int where;
+                int answer;
+                void (*call)(struct tetherd_connection *c);
+                const char *state, *log;
+        } rows[] = {
+                { ACCEPT, TETHERD_ERROR, NULL, "accept", "prepare accept close shutdown " },
+                { ACCEPT, TETHERD_PENDING, NULL, "accept", "prepare accept close shutdown " },
+                { ACCEPT, TETHERD_OK, leave_it, "accept", "prepare accept close shutdown " },
+                { HANDSHAKE, TETHERD_ERROR, NULL, "loading",
+                  "prepare accept +a handshake close -a shutdown " },
+                { HANDSHAKE, TETHERD_ERROR, ready_it, "loading",
+                  "prepare accept +a handshake close -a shutdown " },
+                { HANDSHAKE, TETHERD_OK, leave_it, "loading",
+                  "prepare accept +a handshake close -a shutdown " },
+                { HANDSHAKE, TETHERD_PENDING, leave_it, "loading",
+                  "prepare accept +a handshake close -a shutdown " },
+                { HANDSHAKE, 99, NULL, "loading", "prepare accept +a handshake close -a shutdown " },
+                { RECEIVE, TETHERD_ERROR, NULL, "ready",
+                  "prepare accept +a handshake receive close -a shutdown " },
+                { RECEIVE, TETHERD_OK, leave_it, "ready",
+                  "prepare accept +a handshake receive close -a shutdown " },
+        };
+
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+                bool is_refused = rows[i].where == ACCEPT;
+                char byte;
+                int fd;
+
+                begin_plugin();
+                if (rows[i].where == ACCEPT) {
+                        guest.accept = rows[i].answer;
+                        guest.in_accept = rows[i].call;
+                } else if (rows[i].where == HANDSHAKE) {
+                        guest.handshake = rows[i].answer;
+                        guest.in_handshake = rows[i].call;
+                } else {
+                        guest.receive = rows[i].answer;
+                        guest.in_receive = rows[i].call;
+                }
+                listen_at("127.0.0.1:7400");
+                fd = client_new();
+                client_send(fd, "hello");
+                turns_until(is_refused ? &told.n_rejected : &told.n_closed, 1);
+                check_plugin_ending("handler", "close", 0, rows[i].state);
+                ck_assert_str_eq(guest.ending.initiator, "local");
+                ck_assert_int_eq(told.priority, is_refused ? LOG_NOTICE : LOG_INFO);
+                ck_assert_int_eq(recv(fd, &byte, 1, 0), 0); /* no reset, though bytes were unread */
+                (void)close(fd);
+                finish();
+                ck_assert_msg(streq(fake_log, rows[i].log), "row %zu: %s", i, fake_log);
+        }
+}
+END_TEST
+
+/* A pending handshake: it is told, or it is not, or the peer goes meanwhile. */
+START_TEST(test_connection_plugin_pending)
+{
+        int fd;
+
+        begin_plugin();
+        guest.handshake = TETHERD_PENDING;
+        listening.handler_timeout = 20 * MSEC;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        client_send(fd, "hello"); /* stays unread */
+        turns_until(&told.n_closed, 1);
+        check_plugin_ending("handler", "close", ETIMEDOUT, "loading");
+        ck_assert_str_eq(told.sentence, "its handshake was pending for longer than handler_timeout");
+        ck_assert_str_eq(fake_log, "prepare accept +a handshake close -a ");
+        (void)close(fd);
+
+        /* At once, from inside. */
+        listening.handler_timeout = USEC_INFINITY;
+        guest.in_handshake = ready_it;
+        client_end(client_new(), 'c');
+        turns_until(&told.n_closed, 2);
+        ck_assert_uint_eq(told.n_ready, 1);
+        check_plugin_ending("eof", "receive", 0, "ready");
+        guest.in_handshake = NULL;
+
+        for (const char *how = "cr"; *how; how++) {
+                fd = client_new();
+                turns(4);
+                ck_assert_uint_eq(connections.n_in_state[CONNECTION_LOADING], 1);
+                client_end(fd, *how);
+                turns_until(&told.n_closed, *how == 'c' ? 3 : 4);
+                check_plugin_ending(*how == 'c' ? "eof" : "reset", "receive", *how == 'c' ? 0 : ECONNRESET,
+                                    "loading");
+        }
+
+        /* Later, from outside of any callback of its own. What came meanwhile is still there. */
+        fd = client_new();
+        client_send(fd, "hello");
+        turns(5);
+        ck_assert_uint_eq(told.n_ready, 1);
+        ck_assert_str_eq(guest.bytes, "");
+        ready_it(guest.first);
+        ck_assert_uint_eq(told.n_ready, 1); /* not from inside the call */
+        turns_until(&told.n_ready, 2);
+        (void)close(fd);
+        turns_until(&told.n_closed, 5);
+        ck_assert_str_eq(guest.bytes, "hello");
+
+        /* The daemon stops meanwhile; somebody was just told. */
+        fd = client_new();
+        turns(4);
+        ready_it(guest.first);
+        connections_end_all(&connections);
+        turns(2);
+        check_plugin_ending("shutdown", "close", 0, "loading");
+        ck_assert_uint_eq(told.n_ready, 2);
+        (void)close(fd);
+        finish();
+        ck_assert_uint_eq(guest.n_closed, 6);
+        ck_assert_uint_eq(guest.n_shutdown, 1);
+}
+END_TEST
+
+static void leave_first(struct tetherd_connection *c)
+{
+        ck_assert_ptr_ne(c, guest.first);
+        leave_it(guest.first);
+}
+
+static void send_first(struct tetherd_connection *c _unused_)
+{
+        if (guest.first)
+                (void)tetherd_send(guest.first, "x", 1);
+}
+
+/* One ends another: it ends soon, not inside the call; and whatever else ends it first comes second. */
+START_TEST(test_connection_plugin_ends_others)
+{
+        static char script_loads_late[] = "l/o";
+        int fd, other_fd;
+
+        begin_plugin();
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns_until(&told.n_ready, 1);
+        other_fd = client_new();
+        turns_until(&told.n_ready, 2);
+        guest.in_receive = leave_first;
+        client_send(other_fd, "you go");
+        turns_until(&told.n_closed, 1);
+        check_plugin_ending("handler", "close", 0, "ready");
+        ck_assert_ptr_null(guest.first);
+        guest.in_receive = NULL;
+        (void)close(fd);
+
+        /* From a close; both end in this one call of ours, each once. */
+        fd = client_new();
+        turns_until(&told.n_ready, 3);
+        guest.in_close = send_first;
+        connections_end_all(&connections);
+        turns(2);
+        ck_assert_uint_eq(told.n_closed, 3);
+        (void)close(fd);
+        (void)close(other_fd);
+        guest.in_close = NULL;
+
+        /* It has not shaken hands yet, or its resources load: its handshake callback never comes. */
+        for (int is_loading = 0; is_loading < 2; is_loading++) {
+                listening.hello = !is_loading;
+                resource.path = is_loading ? script_loads_late : script_ok;
+                fd = client_new();
+                turns(3);
+                ck_assert_uint_eq(
+                        connections.n_in_state[is_loading ? CONNECTION_LOADING : CONNECTION_HANDSHAKE], 1);
+                ck_assert_int_eq(tetherd_send(guest.first, "x", 1), -ENOTCONN);
+                fake_log[0] = '\0';
+                leave_it(guest.first);
+                if (is_loading)
+                        fake_complete(container_of(fake_pending.next, struct fake, link), 'o');
+                else
+                        client_send(fd, "alice\n"); /* in the same turn */
+                turns_until(is_loading ? &told.n_closed : &told.n_rejected, is_loading ? 4 : 1);
+                check_plugin_ending("handler", "close", 0, is_loading ? "loading" : "handshake");
+                ck_assert_str_eq(fake_log, is_loading ? "close -a " : "close ");
+                (void)close(fd);
+                turns(1);
+        }
+        listening.hello = false;
+        resource.path = script_ok;
+
+        /* What was asked for first is the cause. */
+        fd = client_new();
+        turns_until(&told.n_ready, 4);
+        leave_it(guest.first);
+        ck_assert_uint_eq(guest.n_closed, 5);
+        connections_end_all(&connections);
+        check_plugin_ending("handler", "close", 0, "ready");
+        ck_assert_uint_eq(guest.n_closed, 6);
+        (void)close(fd);
+        finish();
+}
+END_TEST
+
+static char flood[TETHERD_SEND_MAX];
+
+/* Until the queue is full. */
+static void flood_it(struct tetherd_connection *c)
+{
+        int n = 0, queued = 0;
+
+        ck_assert_int_eq(tetherd_send(c, flood, sizeof(flood) + 1), -EMSGSIZE);
+        while ((n = tetherd_send(c, flood, 5000)) >= 0) {
+                ck_assert_int_ge(n, queued);
+                ck_assert_int_le(n, TETHERD_SEND_MAX);
+                queued = n;
+                guest.n_queued += 5000;
+        }
+        ck_assert_int_eq(n, -EAGAIN);
+        ck_assert_int_gt(queued, TETHERD_SEND_MAX - 5000);
+}
+
+static void flood_more(struct tetherd_connection *c)
+{
+        if (guest.n_sent < 3 * TETHERD_SEND_MAX)
+                while (tetherd_send(c, flood, 700) >= 0)
+                        ;
+}
+
+/* The queue has a bound, empties as the peer reads, and what is queued is told when it goes. Reading goes on. */
+START_TEST(test_connection_plugin_send)
+{
+        static char received[65536];
+        uint64_t n_received = 0;
+        int fd;
+
+        for (int is_unix = 0; is_unix < 2; is_unix++) {
+                begin_plugin();
+                guest.in_receive = flood_it;
+                listening.n_resources = 0;
+                listen_at(is_unix ? "@tetherd-test-send" : "127.0.0.1:7400");
+                fd = is_unix ? client_new_unix() : client_new();
+                ck_assert_int_eq(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+                turns_until(&told.n_ready, 1);
+                client_send(fd, "go");
+                while (guest.n_received < 2)
+                        turns(1);
+                guest.in_receive = NULL;
+                guest.in_send = flood_more;
+                client_send(fd, "and"); /* received while much is queued */
+                while (guest.n_received < 5)
+                        turns(1);
+                ck_assert_ptr_nonnull(connection_output(only(CONNECTION_READY)));
+                n_received = 0;
+                while (guest.n_sent < 3 * TETHERD_SEND_MAX || guest.n_queued > 0 ||
+                       n_received < only(CONNECTION_READY)->bytes_sent) {
+                        ssize_t n = recv(fd, received, sizeof(received), 0);
+
+                        n_received += n > 0 ? (uint64_t)n : 0;
+                        turns(1);
+                }
+                ck_assert_ptr_null(connection_output(only(CONNECTION_READY)));
+                ck_assert_uint_gt(n_received, 3 * TETHERD_SEND_MAX);
+                (void)close(fd);
+                turns_until(&told.n_closed, 1);
+                check_plugin_ending("eof", "receive", 0, "ready");
+                ck_assert_uint_eq(told.bytes_sent, n_received);
+                finish();
+        }
+}
+END_TEST
+
+/* What is said in the handshake comes before the greeting; a peer that does not read while pending is not lost. */
+START_TEST(test_connection_plugin_greets)
+{
+        static char greeting[] = "welcome";
+        char answer[16] = "";
+        int fd;
+
+        begin_plugin();
+        guest.in_handshake = greet_it;
+        listening.greeting = greeting;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns_until(&told.n_ready, 1);
+        ck_assert_int_eq(recv(fd, answer, 12, MSG_WAITALL), 12);
+        ck_assert_str_eq(answer, "hey\nwelcome\n");
+        (void)close(fd);
+        turns_until(&told.n_closed, 1);
+
+        listening.greeting = no_text;
+        guest.in_handshake = flood_it;
+        guest.handshake = TETHERD_PENDING;
+        fd = client_new();
+        client_send(fd, "unread");
+        ck_assert_int_eq(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+        guest.n_queued = SIZE_MAX;
+        while (guest.n_queued > 0) {
+                char bytes[4096];
+
+                (void)recv(fd, bytes, sizeof(bytes), 0);
+                turns(1);
+        }
+        ck_assert_uint_eq(connections.n_in_state[CONNECTION_LOADING], 1);
+        client_end(fd, 'r');
+        turns_until(&told.n_closed, 2);
+        check_plugin_ending("reset", "receive", ECONNRESET, "loading");
+        finish();
+}
+END_TEST
+
+/* While it is paused nothing is received and no idle time passes; a FIN waits, a reset does not. */
+START_TEST(test_connection_plugin_pause)
+{
+        int fd;
+
+        begin_plugin();
+        guest.in_receive = pause_it;
+        listening.idle_timeout = 20 * MSEC;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns_until(&told.n_ready, 1);
+        client_send(fd, "one");
+        while (guest.n_received < 3)
+                turns(1);
+        client_send(fd, "two");
+        (void)shutdown(fd, SHUT_WR);
+        for (uint64_t end = clock_usec(CLOCK_MONOTONIC) + 50 * MSEC; clock_usec(CLOCK_MONOTONIC) < end;)
+                ck_assert_int_eq(loop_turn(loop, 10 * MSEC), 0);
+        ck_assert_uint_eq(told.n_closed, 0);
+        ck_assert_str_eq(guest.bytes, "one");
+        guest.in_receive = NULL;
+        ck_assert_int_eq(tetherd_resume(guest.first), 0);
+        ck_assert_int_eq(tetherd_resume(guest.first), 0);
+        turns_until(&told.n_closed, 1);
+        ck_assert_str_eq(guest.bytes, "two");
+        check_plugin_ending("eof", "receive", 0, "ready");
+        (void)close(fd);
+
+        listening.idle_timeout = USEC_INFINITY;
+        guest.in_receive = pause_it;
+        fd = client_new();
+        turns_until(&told.n_ready, 2);
+        client_send(fd, "one");
+        while (guest.n_received < 9)
+                turns(1);
+        client_send(fd, "two");
+        client_end(fd, 'r');
+        turns_until(&told.n_closed, 2);
+        ck_assert_str_eq(guest.bytes, "two"); /* came before the reset */
+        check_plugin_ending("reset", "receive", ECONNRESET, "ready");
+        finish();
+}
+END_TEST
+
+/* A peer that is gone: what it sent before comes first, also where a send was the first to notice. */
+START_TEST(test_connection_plugin_breaks)
+{
+        static const int n_sends[] = { 1, 2 };
+
+        for (size_t i = 0; i < ARRAY_SIZE(n_sends); i++) {
+                int fd, r = 0;
+
+                begin_plugin();
+                listen_at("127.0.0.1:7400");
+                fd = client_new();
+                turns_until(&told.n_ready, 1);
+                client_send(fd, "last words");
+                client_end(fd, 'r');
+                for (int k = 0; k < n_sends[i]; k++)
+                        r = tetherd_send(guest.first, "x", 1);
+                ck_assert_int_eq(r, n_sends[i] == 1 ? -ECONNRESET : -ENOTCONN);
+                ck_assert_uint_eq(guest.n_received, 0);
+                turns_until(&told.n_closed, 1);
+                ck_assert_str_eq(guest.bytes, "last words");
+                check_plugin_ending("reset", "send", ECONNRESET, "ready");
+                finish();
+                ck_assert_str_eq(fake_log, "prepare accept +a handshake receive close -a shutdown ");
+        }
+
+        /* It does not want to hear them. */
+        for (int is_asked = 0; is_asked < 2; is_asked++) {
+                int fd;
+
+                begin_plugin();
+                listen_at("127.0.0.1:7400");
+                fd = client_new();
+                turns_until(&told.n_ready, 1);
+                client_send(fd, "last words");
+                client_end(fd, 'r');
+                ck_assert_int_eq(tetherd_send(guest.first, "x", 1), -ECONNRESET);
+                guest.receive = TETHERD_ERROR;
+                if (is_asked)
+                        ck_assert_int_eq(tetherd_disconnect(guest.first), 0);
+                turns_until(&told.n_closed, 1);
+                check_plugin_ending("reset", "send", ECONNRESET, "ready");
+                ck_assert_uint_eq(guest.n_received, is_asked ? 0 : 10);
+                finish();
+        }
+}
+END_TEST
+
+/* With half_close = keep the plugin hears of the FIN, and has the last word. */
+START_TEST(test_connection_plugin_half_closed)
+{
+        char answer[16] = "";
+        int fd;
+
+        begin_plugin();
+        listening.half_close = HALF_CLOSE_KEEP;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        client_send(fd, "question");
+        client_end(fd, 'h');
+        while (connections.n_in_state[CONNECTION_HALF_CLOSED] == 0)
+                turns(1);
+        ck_assert_str_eq(fake_log, "prepare accept +a handshake receive fin ");
+        ck_assert_int_eq(tetherd_send(guest.first, "answer", 6), 0);
+        leave_it(guest.first);
+        turns_until(&told.n_closed, 1);
+        check_plugin_ending("handler", "close", 0, "ready");
+        ck_assert_int_eq(recv(fd, answer, sizeof(answer), MSG_WAITALL), 6);
+        (void)close(fd);
+        finish();
+}
+END_TEST
+
+/* Rules and limits come before the plugin: it hears nothing of whom they turn away at once. */
+START_TEST(test_connection_plugin_admission)
+{
+        int fd, other_fd;
+
+        begin_plugin();
+        listening.max_connections_per_source = 1;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns_until(&told.n_ready, 1);
+        other_fd = client_new();
+        turns_until(&told.n_rejected, 1);
+        ck_assert_str_eq(fake_log, "prepare accept +a handshake ");
+        (void)close(other_fd);
+        (void)close(fd);
+        turns_until(&told.n_closed, 1);
+
+        /* In the handshake it has heard of it already. */
+        listening.hello = true;
+        fake_log[0] = '\0';
+        fd = client_new();
+        client_send(fd, "-bad\n");
+        turns_until(&told.n_rejected, 2);
+        check_plugin_ending("protocol-error", "handshake", 0, "handshake");
+        (void)close(fd);
+        fd = client_new();
+        turns(3);
+        connections_end_all(&connections);
+        turns_until(&told.n_rejected, 3);
+        check_plugin_ending("shutdown", "close", 0, "handshake");
+        (void)close(fd);
+        turns(1); /* it is counted until it is buried */
+
+        /* A load that fails: the plugin is not asked, and told all the same. */
+        listening.hello = false;
+        static char script_fails[] = "s/o";
+        resource.path = script_fails;
+        fd = client_new();
+        turns_until(&told.n_closed, 2);
+        check_plugin_ending("load-failed", "handshake", 0, "loading");
+        (void)close(fd);
+        finish();
+        ck_assert_str_eq(fake_log, "accept close accept close accept +a close shutdown ");
+}
+END_TEST
+
+/* A plugin that has nothing to say is a discard. */
+START_TEST(test_connection_plugin_without_callbacks)
+{
+        struct plugin *plugin;
+        int fd;
+
+        begin_plugin();
+        plugin = container_of(listeners.plugins.next, struct plugin, link);
+        plugin->table = (struct tetherd_plugin){ .name = "empty" };
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns_until(&told.n_ready, 1);
+        client_send(fd, "hello");
+        client_end(fd, 'r');
+        turns_until(&told.n_closed, 1);
+        ck_assert_str_eq(told.cause, "reset");
+        ck_assert_uint_eq(told.bytes_received, 5);
+        finish();
+        ck_assert_str_eq(fake_log, "+a -a ");
+}
+END_TEST
+
+/* The plugin may not want a socket: then nothing is there, and it is told that it is over. */
+START_TEST(test_connection_plugin_refuses_to_listen)
+{
+        struct listener_plan *plan;
+        const char *reason;
+        char *fault;
+
+        begin_plugin();
+        guest.prepare = TETHERD_ERROR;
+        ck_assert_int_eq(endpoint_parse("127.0.0.1:7400", &endpoint, &reason), 0);
+        endpoint.address.in.sin_port = 0;
+        ck_assert_int_eq(listener_prepare(&listeners, &listening, &plan, &fault), -ECANCELED);
+        ck_assert_str_eq(fault,
+                         "[listener:presence] listen: cannot listen at 127.0.0.1:7400: the plugin does "
+                         "not want it (its prepare_listen)");
+        free(fault);
+        ck_assert_str_eq(fake_log, "prepare shutdown ");
+        finish();
+}
+END_TEST
+
+/* Another plugin, or none, at a reload: who is connected keeps the old one, which is told when the last is gone. */
+START_TEST(test_connection_plugin_is_replaced)
+{
+        struct listener_plan *plan;
+        char other_path[300], *fault;
+        int fd, other_fd;
+
+        begin_plugin();
+        (void)snprintf(other_path, sizeof(other_path), "/.%s", plugin_path);
+        plugin_at(other_path);
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns_until(&told.n_ready, 1);
+        ck_assert_str_eq(fake_log, "prepare accept +a handshake ");
+
+        /* The same once more changes nothing. */
+        ck_assert_int_eq(listener_prepare(&listeners, &listening, &plan, &fault), 0);
+        listeners_commit(&listeners, &plan, 1);
+        ck_assert_str_eq(fake_log, "prepare accept +a handshake ");
+
+        listening.plugin = other_path;
+        ck_assert_int_eq(listener_prepare(&listeners, &listening, &plan, &fault), 0);
+        ck_assert_str_eq(fake_log, "prepare accept +a handshake prepare ");
+        (void)listener_plan_free(plan); /* refused after all */
+        ck_assert_str_eq(fake_log, "prepare accept +a handshake prepare shutdown ");
+        ck_assert_int_eq(listener_prepare(&listeners, &listening, &plan, &fault), 0);
+        listeners_commit(&listeners, &plan, 1);
+        fake_log[0] = '\0';
+        guest.first = NULL; /* both count */
+        other_fd = client_new();
+        turns_until(&told.n_ready, 2);
+        ck_assert_str_eq(fake_log, "accept +a handshake ");
+        guest.first = NULL;
+        (void)close(fd);
+        turns_until(&told.n_closed, 1);
+        ck_assert_str_eq(fake_log, "accept +a handshake close shutdown -a ");
+
+        /* Its file changed. */
+        container_of(listeners.plugins.prev, struct plugin, link)->identity.size++;
+        ck_assert_int_eq(listener_prepare(&listeners, &listening, &plan, &fault), -EBUSY);
+        ck_assert_str_eq(fault, "[listener:presence] handler: the file changed since it was loaded: needs a "
+                                "restart");
+        free(fault);
+
+        listening.handler = HANDLER_ECHO;
+        ck_assert_int_eq(listener_prepare(&listeners, &listening, &plan, &fault), 0);
+        listeners_commit(&listeners, &plan, 1);
+        (void)close(other_fd);
+        turns_until(&told.n_closed, 2);
+        ck_assert_str_eq(fake_log, "accept +a handshake close shutdown -a close shutdown -a ");
+        finish();
+}
+END_TEST
+
+static pthread_t loop_thread;
+static unsigned n_errands;
+
+static void errand(void *userdata)
+{
+        ck_assert(pthread_equal(pthread_self(), loop_thread));
+        ck_assert_uint_eq(n_errands++, (uintptr_t)userdata);
+        if (guest.first && n_errands == 100)
+                ready_it(guest.first);
+}
+
+static void *run_errands(void *userdata _unused_)
+{
+        for (uintptr_t i = 0; i < 100; i++)
+                ck_assert_int_eq(tetherd_run(errand, (void *)i), 0); /* NOLINT */
+        return NULL;
+}
+
+/* Another thread does what takes long, and says so. */
+START_TEST(test_connection_plugin_thread)
+{
+        pthread_t thread;
+        int fd;
+
+        begin_plugin();
+        loop_thread = pthread_self();
+        n_errands = 0;
+        guest.handshake = TETHERD_PENDING;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns(4);
+        ck_assert_int_eq(pthread_create(&thread, NULL, run_errands, NULL), 0);
+        turns_until(&told.n_ready, 1);
+        ck_assert_int_eq(pthread_join(thread, NULL), 0);
+        ck_assert_uint_eq(n_errands, 100);
+        (void)close(fd);
+        turns_until(&told.n_closed, 1);
+        finish();
+        ck_assert_int_eq(tetherd_run(errand, NULL), -ESHUTDOWN);
+}
+END_TEST
+
 UNIT_MAIN("connection", test_connection_endings, test_connection_half_closed, test_connection_timeouts,
           test_connection_hello, test_connection_probe, test_connection_dies_while_loading,
           test_connection_load_fails, test_connection_greeting, test_connection_storm, test_connection_echo,
@@ -1258,4 +2145,9 @@ UNIT_MAIN("connection", test_connection_endings, test_connection_half_closed, te
           test_connection_given_is_left_alone, test_connection_given_is_ended,
           test_connection_given_and_refused, test_connection_given_long_greeting, test_connection_unix,
           test_connection_unix_stalled, test_connection_moves, test_connection_moves_unsent_bytes,
-          test_connection_moves_half_closed, test_connection_bad_records)
+          test_connection_moves_half_closed, test_connection_bad_records, test_connection_plugin,
+          test_connection_plugin_ends_it, test_connection_plugin_pending, test_connection_plugin_ends_others,
+          test_connection_plugin_send, test_connection_plugin_greets, test_connection_plugin_pause,
+          test_connection_plugin_breaks, test_connection_plugin_half_closed, test_connection_plugin_admission,
+          test_connection_plugin_without_callbacks, test_connection_plugin_refuses_to_listen,
+          test_connection_plugin_is_replaced, test_connection_plugin_thread)

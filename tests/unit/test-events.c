@@ -194,6 +194,9 @@ static void write_event(struct journal *j, size_t i)
         case 26:
                 event_shared_output(j, "account", "here I am");
                 break;
+        case 27:
+                event_said(j, &over_ip4, "chat", LOG_WARNING, "100 %s");
+                break;
         }
 }
 
@@ -268,6 +271,7 @@ static const struct {
           IP4 "TETHERD_RESOURCE=session\nTETHERD_PHASE=load\n" },
         { LOG_DEBUG, NULL, "plain", "" },
         { LOG_INFO, NULL, "resource account: here I am", "TETHERD_RESOURCE=account\n" },
+        { LOG_WARNING, NULL, "connection 6421f0a3b7c01, chat: 100 %s", IP4 },
 };
 
 /* ---- journald's stand-in: the other end of a path in /tmp ---- */
