@@ -141,7 +141,7 @@ check-kernel: $(KERNEL:%=$(B)/tests/kernel/test-%) ## see whether this kernel do
 	@for test in $^; do echo "== $$test"; $$test || exit 1; done
 
 .PHONY: check-system
-check-system: $(B)/tetherd ## play the stories of tests/system (STORIES="life echo" for some)
+check-system: $(B)/tetherd $(B)/tests/plugins/recorder.so ## play the stories of tests/system (STORIES="life echo" for some)
 	TETHERD=$(abspath $(B)/tetherd) tests/system/run $(STORIES)
 
 .PHONY: check-network
@@ -210,7 +210,7 @@ demo: $(B)/tetherd ## four clients end in four ways; shows what was recorded of 
 
 UNITS := $(PREFIX)/lib/systemd/system
 SHARE := $(PREFIX)/share
-OWN := $(SHARE)/tetherd $(PREFIX)/lib/tetherd /etc/tetherd
+OWN := $(SHARE)/tetherd $(PREFIX)/lib/tetherd $(PREFIX)/include/tetherd $(SHARE)/pkgconfig $(SHARE)/man/man3 /etc/tetherd
 # source:target:mode
 FILES := systemd/tetherd.socket:$(UNITS)/tetherd.socket:644 \
          systemd/tetherd.sysusers:$(PREFIX)/lib/sysusers.d/tetherd.conf:644 \
@@ -219,12 +219,16 @@ FILES := systemd/tetherd.socket:$(UNITS)/tetherd.socket:644 \
          systemd/tetherd.bash-completion:$(SHARE)/bash-completion/completions/tetherd:644 \
          $(foreach name,ports users devices,systemd/drop-ins/$(name).conf:$(SHARE)/tetherd/drop-ins/$(name).conf:644) \
          $(foreach name,session-up session-down helper.py helper.sh,conf/examples/$(name):$(PREFIX)/lib/tetherd/examples/$(name):755) \
+         conf/examples/chat.c:$(SHARE)/tetherd/examples/chat.c:644 \
+         src/include/tetherd/plugin.h:$(PREFIX)/include/tetherd/plugin.h:644 \
+         man/tetherd-plugin.3:$(SHARE)/man/man3/tetherd-plugin.3:644 \
          man/tetherd.8:$(SHARE)/man/man8/tetherd.8:644 \
          man/tetherd.conf.5:$(SHARE)/man/man5/tetherd.conf.5:644
 # The administrator's, once they are there.
 CONFIGS := conf/tetherd.conf:/etc/tetherd/tetherd.conf \
            systemd/tetherd.rules:/etc/polkit-1/rules.d/50-tetherd.rules
 INSTALLED := $(PREFIX)/sbin/tetherd $(UNITS)/tetherd.service $(UNITS)/tetherd@.service \
+             $(SHARE)/pkgconfig/tetherd-plugin.pc \
              $(foreach file,$(FILES),$(word 2,$(subst :, ,$(file))))
 
 FOR_PREFIX = sed -e 's|/usr/sbin/|$(PREFIX)/sbin/|'
@@ -249,6 +253,9 @@ install: $(B)/tetherd ## install below DESTDIR and PREFIX (default: / and /usr)
 	install -d $(DESTDIR)$(UNITS)
 	$(FOR_PREFIX) systemd/tetherd.service >$(DESTDIR)$(UNITS)/tetherd.service
 	$(FOR_INSTANCE) $(DESTDIR)$(UNITS)/tetherd.service >$(DESTDIR)$(UNITS)/tetherd@.service
+	install -d $(DESTDIR)$(SHARE)/pkgconfig
+	sed -e 's|^prefix=.*|prefix=$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' src/include/tetherd-plugin.pc \
+	        >$(DESTDIR)$(SHARE)/pkgconfig/tetherd-plugin.pc
 	@if [ -z "$(DESTDIR)" ] && command -v systemd-sysusers >/dev/null; then \
 	        systemd-sysusers $(PREFIX)/lib/sysusers.d/tetherd.conf; fi
 	$(tell-systemd)

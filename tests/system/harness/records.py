@@ -29,6 +29,7 @@ CAUSES = {
     "load-timeout": (("handshake",), (0,), ("local",)),
     "pool-empty": (("handshake",), (0,), ("local",)),
     "process-exited": (("none",), (0,), ("local",)),
+    "handler": (("close",), (0,), ("local",)),
     "shutdown": (("close",), (0,), ("local",)),
     "resource-lost": (("none",), (0,), ("local",)),
 }
