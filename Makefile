@@ -161,7 +161,7 @@ check-service: $(B)/tetherd ## play the stories of tests/service, in a whole boo
 FAULTS_FLAGS := -O1 -g -fno-inline -fno-omit-frame-pointer -U_FORTIFY_SOURCE -include tests/faults/vfork.h
 FAULTS_SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all -fsanitize-undefined-trap-on-error
 
-$(B)/tests/faults/tetherd: $(B)/tests/faults/faults.o $(SOURCES:%=$(B)/src/%.o)
+$(B)/tests/faults/tetherd: $(B)/tests/faults/faults.o $(SOURCES:%=$(B)/src/%.o) | $(B)/tests/plugins/echo.so
 	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $$(nm $< | sed -n 's/.* T __wrap_/-Wl,--wrap=/p') -o $@ $^ $(LIBS)
 
 .PHONY: check-faults

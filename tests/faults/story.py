@@ -14,16 +14,19 @@ from signal import SIGTERM
 import harness.records
 from harness import BINARY, Daemon, Failure, eventually, expect
 
-CONFIG = """
-[listener:life]
-listen = <tcp4>, <unix>
-handler = echo
+LISTENER = """
+[listener:{name}]
+listen = <{kind}>
+handler = {handler}
 hello = yes
-greeting = hello %h, %{mark}
+greeting = hello %h, %{{mark}}
 refusal = BUSY %c
 max_connections_per_source = 100
 resources = seat, workdir, mark
-
+"""
+# Its own handler over TCP, a plugin over the UNIX socket.
+CONFIG = LISTENER.format(name="life", kind="tcp4", handler="echo") + LISTENER.format(
+    name="plugged", kind="unix", handler="plugin:<dir>/echo.so") + """
 [resource:seat]
 type = pool
 items = 1-100
@@ -57,6 +60,8 @@ class Patient(Daemon):
     def __init__(self, faults):
         super().__init__(CONFIG, daemon={"drain_timeout": "5s"}, scripts={"mark": MARK})
         self.faults = faults
+        shutil.copyfile(Path(BINARY).parent.parent / "plugins/echo.so", self.directory / "echo.so")
+        (self.directory / "echo.so").chmod(0o644)
 
     def environment(self):
         return {**super().environment(), "FAULTS": str(self.faults.path), "MALLOC_PERTURB_": "165",
