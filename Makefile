@@ -177,10 +177,14 @@ SOAK_SECONDS ?= 600
 soak: $(B)/tetherd ## random deaths, reloads and restarts for SOAK_SECONDS (600); then the books, and memory
 	TETHERD=$(abspath $(B)/tetherd) SOAK_SECONDS=$(SOAK_SECONDS) python3 -B tests/soak/soak.py
 
-BENCH := floor load helper
+BENCH := floor load helper callback
+BENCH_callback := $(filter-out main,$(SOURCES))
 
-$(BENCH:%=$(B)/tests/bench/%): %: %.o
-	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^
+define bench-program
+$(B)/tests/bench/$(1): $(B)/tests/bench/$(1).o $(BENCH_$(1):%=$(B)/src/%.o)
+	$$(CC) $$(ALL_CFLAGS) $$(ALL_LDFLAGS) -o $$@ $$^ $(if $(BENCH_$(1)),$$(LIBS))
+endef
+$(foreach program,$(BENCH),$(eval $(call bench-program,$(program))))
 
 .PHONY: bench
 bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## CPU, memory and system calls beside a bare loop (about 70 s)

@@ -226,6 +226,12 @@ def measure_calls(server, build, directory):
             yield f"of these {name}", {server.name: f"{n_calls:.2f}"}
 
 
+def measure_callback(build):
+    output = subprocess.run([build / "callback"], check=True, text=True, stdout=subprocess.PIPE,
+                            preexec_fn=placed_on(SERVER_CPU)).stdout
+    return dict(line.split() for line in output.splitlines())
+
+
 # ---- the table ----
 
 
@@ -297,6 +303,10 @@ def main():
                     untraced.add(str(reason))
         describe_machine(arguments.rounds)
         table.show()
+        if arguments.tetherd:
+            nsec = measure_callback(arguments.build)
+            print(f"A plugin's callback: {nsec['callback']} ns; a bare call: {nsec['bare']} ns; a call from a plugin "
+                  f"(tetherd_data): {nsec['call']} ns.")
         for reason in untraced:
             print(f"System calls were not counted: {reason}.")
 
