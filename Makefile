@@ -73,10 +73,10 @@ UNIT_lock := service/lock
 UNIT_ids := service/ids
 UNIT_loop := loop/timer loop/loop
 UNIT_sync := loop/timer loop/loop loop/sync
-UNIT_lease := base/address base/span base/words base/fields loop/timer loop/loop $(addprefix resource/,environment lease text ledger)
+UNIT_lease := base/address base/span base/words base/fields $(addprefix loop/,timer loop child) $(addprefix resource/,environment lease text ledger)
 UNIT_ledger := $(UNIT_lease)
 UNIT_pool := $(UNIT_lease) resource/pool
-UNIT_connection := $(BASE) loop/timer loop/loop $(addprefix service/,notify fds unit store) $(addprefix resource/,environment lease text ledger) $(HANDLER) $(CONNECTION)
+UNIT_connection := $(BASE) $(addprefix loop/,timer loop child) $(addprefix service/,notify fds unit store) $(addprefix resource/,environment lease text ledger) $(HANDLER) $(CONNECTION)
 UNIT := timer span words address cidr config journal events notify fds store child environment directory exec process unit-resource request helper slab index unitname cause machine admission proxy handshake lock ids loop sync lease ledger pool plugin connection
 
 define unit-test
@@ -158,7 +158,7 @@ check-service: $(B)/tetherd ## play the stories of tests/service, in a whole boo
 
 # Daemons of their own, with our calls that may fail led through faults.c, which alone lists them. Nothing is inlined,
 # so that a chain of callers is the same in both; undefined behaviour is a trap, which starts faster than its library.
-FAULTS_FLAGS := -O1 -g -fno-inline -fno-omit-frame-pointer -U_FORTIFY_SOURCE -include tests/faults/vfork.h
+FAULTS_FLAGS := -O1 -g -fno-inline -fno-omit-frame-pointer -U_FORTIFY_SOURCE
 FAULTS_SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all -fsanitize-undefined-trap-on-error
 
 $(B)/tests/faults/tetherd: $(B)/tests/faults/faults.o $(SOURCES:%=$(B)/src/%.o) | $(B)/tests/plugins/echo.so
@@ -177,7 +177,7 @@ SOAK_SECONDS ?= 600
 soak: $(B)/tetherd ## random deaths, reloads and restarts for SOAK_SECONDS (600); then the books, and memory
 	TETHERD=$(abspath $(B)/tetherd) SOAK_SECONDS=$(SOAK_SECONDS) python3 -B tests/soak/soak.py
 
-BENCH := floor load helper callback
+BENCH := floor load helper callback child
 BENCH_callback := $(filter-out main,$(SOURCES))
 
 define bench-program
@@ -199,7 +199,7 @@ bench-resources: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## loads and release
 	@python3 -B tests/bench/resources.py $(B)/tests/bench $(B)/tetherd
 
 .PHONY: bench-process
-bench-process: $(B)/tetherd $(B)/tests/bench/load ## children a second beside tcpserver and xinetd, if they are there
+bench-process: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## children a second beside tcpserver and xinetd, if they are there
 	@python3 -B tests/bench/process.py $(B)/tests/bench $(B)/tetherd
 
 .PHONY: check-man

@@ -1,11 +1,15 @@
 /*
- * Children. Relies on vfork(2), which costs the same however large we are: between vfork and execve the child
- * makes system calls only, on memory that is still ours, with all signals blocked. A child that changes its
- * user is made with fork(2) instead: as long as it shared our memory, the kernel would take us for a program
- * that changed its user, too, and forbid us core dumps (PR_SET_DUMPABLE(2const)).
+ * Children. Starting one costs the same however large we are and however many connections we hold: until execve the
+ * child shares our memory and our descriptors (clone(2)), and we stand still. It makes system calls only, with all
+ * signals blocked. A child that changes its user has a memory of its own: as long as it shared ours, the kernel would
+ * take us for a program that changed its user, too, and forbid us core dumps (PR_SET_DUMPABLE(2const)).
  *
- * What goes wrong before the program runs comes back through a pipe that execve closes. Whoever dies between the
- * fork and the program: no program runs that was not announced, for a child whose parent is gone ends, too.
+ * Of the descriptors it takes the lowest few along, close_range(2) with CLOSE_RANGE_UNSHARE copies no more: fork(2)
+ * and vfork(2) copy all, only to close them again. So what is to be its 0, 1 and 2 goes through a *passage* of low
+ * numbers that are kept for that.
+ *
+ * What goes wrong before the program runs is left in memory that both see. Whoever dies between the clone and the
+ * program: no program runs that was not announced, for a child whose parent is gone ends, too.
  * Deliberately not here: any wait for the end of a child, and the name service after the fork.
  */
 #include "loop/child.h"
@@ -17,8 +21,10 @@
 #include <linux/capability.h>
 #include <linux/close_range.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -26,7 +32,20 @@
 #include <sys/wait.h>
 #include <systemd/sd-event.h>
 
+#define STACK_SIZE ((size_t)256 * 1024) /* of a child; what it does not use is not there */
+
+/* The sanitizer's: what the child's functions noted of a stack that is left without returning from them. */
+void __asan_unpoison_memory_region(const volatile void *address, size_t size) __attribute__((weak));
+
 static rlim_t kept_soft_limit = RLIM_INFINITY; /* of descriptors; infinity: not kept */
+
+/* As long as we live. */
+static struct {
+        int null_fd;
+        int fds[3];
+        int end; /* the number behind the highest that a child takes along */
+        int *fault; /* of the child that starts: a negative errno; shared, also with one that has its own memory */
+} passage = { .null_fd = -1 };
 
 /* What a child needs to know, resolved before it exists. */
 struct plan {
@@ -36,9 +55,83 @@ struct plan {
         bool sets_groups;
         gid_t *groups;
         int n_groups;
-        int error_fd;
         pid_t parent;
 };
+
+/* ---- the passage ---- */
+
+void child_keep_open(int fd)
+{
+        passage.end = MAX(passage.end, fd + 1);
+}
+
+static int passage_open(void)
+{
+        int fds[4];
+
+        if (passage.null_fd >= 0)
+                return 0;
+        if (!passage.fault) {
+                void *map =
+                        mmap(NULL, sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+                if (map == MAP_FAILED)
+                        return -errno;
+                passage.fault = map;
+        }
+        for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+                fds[i] = i == 0 ? open("/dev/null", O_RDWR | O_CLOEXEC) : fcntl(fds[0], F_DUPFD_CLOEXEC, 3);
+                if (fds[i] < 0) {
+                        int error = errno;
+
+                        while (i-- > 0)
+                                (void)fd_close(fds[i]);
+                        return -error;
+                }
+        }
+        passage.null_fd = fds[0];
+        memcpy(passage.fds, &fds[1], sizeof(passage.fds));
+        child_keep_open(fds[3]); /* the highest, for each was the lowest that was free */
+        return 0;
+}
+
+static int passage_fill(const struct child_options *options)
+{
+        const int fds[] = { options->stdin_fd, options->stdout_fd, options->stderr_fd };
+
+        for (int i = 0; i < 3; i++)
+                if (fds[i] >= 0 && dup3(fds[i], passage.fds[i], O_CLOEXEC) < 0)
+                        return -errno;
+        return 0;
+}
+
+/* What is not ours any more must not be given to a child, nor written over. */
+static void passage_close(void)
+{
+        for (int i = 0; i < 3; i++)
+                passage.fds[i] = fd_close(passage.fds[i]);
+        passage.null_fd = fd_close(passage.null_fd);
+}
+
+/* Or we would hold on to what only the child is to have. */
+static void passage_clear(const struct child_options *options)
+{
+        const int fds[] = { options->stdin_fd, options->stdout_fd, options->stderr_fd };
+        bool is_ours = true;
+
+        for (int i = 0; i < 3; i++) {
+                int fd = passage.fds[i];
+
+                if (fds[i] < 0 || dup3(passage.null_fd, fd, O_CLOEXEC) == fd)
+                        continue;
+                /* Closed, it is the lowest number that is free from there on. */
+                (void)fd_close(fd);
+                passage.fds[i] = fcntl(passage.null_fd, F_DUPFD_CLOEXEC, fd);
+                is_ours = is_ours && passage.fds[i] == fd;
+        }
+        if (!is_ours)
+                passage_close();
+}
 
 void child_keep_limits(void)
 {
@@ -46,21 +139,18 @@ void child_keep_limits(void)
 
         if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
                 kept_soft_limit = limit.rlim_cur;
+        (void)passage_open(); /* where that fails, it is tried again when it is needed */
 }
 
 /* ---- in the child ---- */
 
-static int set_descriptors(int stdin_fd, int stdout_fd, int stderr_fd)
+/* Only then the descriptors are its own. What else it took along is closed when the program begins, or now. */
+static int set_descriptors(const int fds[static 3], int close_flags)
 {
-        const int fds[] = { stdin_fd, stdout_fd, stderr_fd };
-        int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-        if (null_fd < 0)
-                return -errno;
         for (int i = 0; i < 3; i++)
-                if (dup2(fds[i] >= 0 ? fds[i] : null_fd, i) < 0)
+                if (dup2(fds[i], i) < 0)
                         return -errno;
-        return 0;
+        return close_range(3, UINT_MAX, close_flags) < 0 ? -errno : 0;
 }
 
 static int restore_limit(void)
@@ -76,23 +166,16 @@ static int restore_limit(void)
 }
 
 /* All signals are blocked until the last step, when no handler of ours is left that they could call. */
-static int set_up(int stdin_fd, int stdout_fd, int stderr_fd, int close_flags)
+static void set_signals(void)
 {
         /*
          * The kernel's struct sigaction, all SIG_DFL; some cannot be changed, and need not. Not sigaction(2) of the
          * C library, which refuses its own two signals, although its posix_spawn() passes them on ignored.
          */
         static const uint64_t by_default[4];
-        int r;
 
         for (int signal = 1; signal < NSIG; signal++)
                 (void)syscall(SYS_rt_sigaction, signal, by_default, NULL, sizeof(uint64_t));
-        r = set_descriptors(stdin_fd, stdout_fd, stderr_fd);
-        if (r < 0)
-                return r;
-        if (close_range(3, UINT_MAX, close_flags) < 0)
-                return -errno;
-        return restore_limit();
 }
 
 static int become_user(const struct plan *plan)
@@ -134,16 +217,23 @@ static void unblock_signals(void)
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-_Noreturn static void run_program(const struct plan *plan)
+static int run_program(void *userdata)
 {
+        const struct plan *plan = userdata;
         const struct child_options *options = plan->options;
-        int r = setpgid(0, 0) < 0 ? -errno : 0;
+        /* First of all, for as long as it shares them our locks are its own, and outlive us (fcntl(2)). */
+        int r = close_range((unsigned)passage.end, UINT_MAX, CLOSE_RANGE_UNSHARE) < 0 ? -errno : 0;
 
+        if (r == 0 && setpgid(0, 0) < 0)
+                r = -errno;
         /* Before it has the limits of another, with the group that it will be ended with. */
         if (r == 0 && options->announce)
                 r = options->announce(options->userdata);
+        set_signals();
         if (r == 0)
-                r = set_up(options->stdin_fd, options->stdout_fd, options->stderr_fd, CLOSE_RANGE_CLOEXEC);
+                r = set_descriptors(passage.fds, CLOSE_RANGE_CLOEXEC);
+        if (r == 0)
+                r = restore_limit();
         if (r == 0)
                 r = become_user(plan);
         if (r == 0)
@@ -160,7 +250,8 @@ _Noreturn static void run_program(const struct plan *plan)
                 (void)execve(plan->path, options->argv, options->environment);
                 r = -errno;
         }
-        _exit(write(plan->error_fd, &r, sizeof(r)) == sizeof(r) ? 127 : 126);
+        *passage.fault = r;
+        _exit(127);
 }
 
 /* ---- in the parent ---- */
@@ -224,8 +315,10 @@ static int plan_init(struct plan *plan, const struct child_options *options)
                 .changes_user = (options->uid != (uid_t)-1 && options->uid != geteuid()) ||
                                 (options->gid != (gid_t)-1 && options->gid != getegid()),
         };
-        int r = program_find(options->argv[0], &plan->path);
+        int r = passage_open();
 
+        if (r == 0)
+                r = program_find(options->argv[0], &plan->path);
         return r == 0 && plan->changes_user ? resolve_groups(plan) : r;
 }
 
@@ -243,34 +336,40 @@ static void block_signals(sigset_t *ret_mask)
         (void)sigprocmask(SIG_SETMASK, &all, ret_mask);
 }
 
-static pid_t plan_fork(const struct plan *plan)
+/* Returns when the program runs, or when it never will. */
+static int plan_clone(struct plan *plan, pid_t *ret_pid)
 {
-        pid_t pid = plan->changes_user ? fork() : vfork();
+        const int shared = CLONE_FILES | (plan->changes_user ? 0 : CLONE_VM);
+        _Alignas(16) char stack[STACK_SIZE]; /* which grows downward, below all that we use meanwhile */
+        sigset_t mask;
+        int pidfd = -1, r = 0;
 
-        if (pid == 0)
-                run_program(plan);
-        return pid;
+        *passage.fault = 0;
+        block_signals(&mask);
+        *ret_pid = clone(run_program, stack + sizeof(stack), CLONE_VFORK | CLONE_PIDFD | shared | SIGCHLD,
+                         plan, &pidfd);
+        if (*ret_pid < 0)
+                r = -errno;
+        (void)sigprocmask(SIG_SETMASK, &mask, NULL);
+        if (__asan_unpoison_memory_region)
+                __asan_unpoison_memory_region(stack, sizeof(stack));
+        if (r == 0 && *passage.fault < 0) {
+                (void)waitpid(*ret_pid, NULL, 0);
+                r = *passage.fault;
+        }
+        /* It kept a descriptor free: whoever could not be watched does not run. sd-event opens one of its own. */
+        (void)fd_close(pidfd);
+        return r;
 }
 
 static int plan_run(struct plan *plan, pid_t *ret_pid)
 {
-        int pipe_fds[2], error = 0;
-        sigset_t mask;
+        int r = passage_fill(plan->options);
 
-        if (pipe2(pipe_fds, O_CLOEXEC) < 0)
-                return -errno;
-        plan->error_fd = pipe_fds[1];
-        block_signals(&mask);
-        pid_t pid = plan_fork(plan);
-        if (pid < 0)
-                error = -errno;
-        (void)fd_close(pipe_fds[1]);
-        if (pid > 0 && read(pipe_fds[0], &error, sizeof(error)) == sizeof(error))
-                (void)waitpid(pid, NULL, 0);
-        (void)sigprocmask(SIG_SETMASK, &mask, NULL);
-        (void)fd_close(pipe_fds[0]);
-        *ret_pid = pid;
-        return error;
+        if (r == 0)
+                r = plan_clone(plan, ret_pid);
+        passage_clear(plan->options);
+        return r;
 }
 
 int child_start(struct child *child, struct loop *loop, const struct child_options *options, child_fn exited)
@@ -292,17 +391,24 @@ int child_fork(struct child *child, struct loop *loop, int (*work)(void *userdat
                int stderr_fd, child_fn exited)
 {
         sigset_t mask;
+        int r = passage_open();
 
         assert(!child->source);
+        if (r < 0)
+                return r;
         block_signals(&mask);
         pid_t pid = fork();
         if (pid == 0) {
-                if (setpgid(0, 0) < 0 || set_up(-1, -1, stderr_fd, 0) < 0)
+                const int fds[] = { passage.null_fd, passage.null_fd,
+                                    stderr_fd >= 0 ? stderr_fd : passage.null_fd };
+
+                set_signals();
+                if (setpgid(0, 0) < 0 || set_descriptors(fds, 0) < 0 || restore_limit() < 0)
                         _exit(126);
                 unblock_signals();
                 _exit(work(userdata));
         }
-        int r = pid < 0 ? -errno : 0;
+        r = pid < 0 ? -errno : 0;
         (void)sigprocmask(SIG_SETMASK, &mask, NULL);
         if (r < 0)
                 return r;

@@ -26,8 +26,9 @@ struct child_options {
         uid_t uid;         /* (uid_t)-1: stay who we are */
         gid_t gid;         /* (gid_t)-1: likewise */
         /*
-         * Called in the child before it is anybody but us, to write down that it exists: 0, or a negative errno that
-         * child_start() returns. NULL: nothing. What it changes in memory may be lost (vfork(2), or fork(2)).
+         * Called in the child before it is anybody but us, to write down that it exists, with no descriptor of ours for
+         * sure but those of child_keep_open(): 0, or a negative errno that
+         * child_start() returns. NULL: nothing. What it changes in memory may be lost (it may have its own).
          */
         int (*announce)(void *userdata);
         void *userdata;
@@ -56,8 +57,14 @@ struct child {
         struct sd_event_source *source;
 };
 
-/* Keeps the soft RLIMIT_NOFILE for children; to be called once, before the daemon raises its own. */
+/*
+ * Keeps the soft RLIMIT_NOFILE for children, and four low descriptors to start them with; to be called once, before the
+ * daemon raises its limit and opens many.
+ */
 void child_keep_limits(void);
+
+/* `announce` needs this one; it is open as long as we live. Those that are opened first cost the least. */
+void child_keep_open(int fd);
 
 /* It ran, but its end could not be watched (no descriptor left for that), so it was killed. */
 enum { CHILD_E_LOST = 1 };

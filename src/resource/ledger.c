@@ -5,6 +5,7 @@
  * with a lease that is found; what its text says, which is text.c; and waiting for a disk, which is sync.c.
  */
 #include "resource/ledger.h"
+#include "loop/child.h"
 #include "resource/lease.h"
 #include "resource/text.h"
 #include <dirent.h>
@@ -101,6 +102,8 @@ int ledger_open(struct ledger **ret_ledger, struct loop *loop, const char *runti
                 r = find_boot(ledger->boot);
         if (r < 0)
                 return r;
+        for (size_t i = 0; i < ARRAY_SIZE(ledger->books); i++)
+                child_keep_open(ledger->books[i].directory_fd);
         *ret_ledger = TAKE_PTR(ledger);
         return 0;
 }

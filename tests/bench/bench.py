@@ -255,11 +255,11 @@ class Table:
             print("|", " | ".join(cell.ljust(width) for cell, width in zip(line, widths)), "|")
 
 
-def describe_machine(n_rounds):
+def describe_machine(n_rounds, how=f"server on CPU {SERVER_CPU}, load on CPU {LOAD_CPU}", peer="the floor"):
     model = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     print(f"{datetime.date.today()}, {model[1] if model else platform.machine()}, {os.cpu_count()} CPUs, "
-          f"Linux {platform.release()}; server on CPU {SERVER_CPU}, load on CPU {LOAD_CPU}; "
-          f"medians (least to most) of {n_rounds} interleaved rounds, ratios to the floor in the same round")
+          f"Linux {platform.release()}; {how}; medians (least to most) of {n_rounds} interleaved rounds, ratios to "
+          f"{peer} in the same round")
 
 
 def main():

@@ -21,7 +21,6 @@ from pathlib import Path
 
 from bench import HARD_LIMIT, N_HELD, Failure, Server, Table, describe_machine, die_with_parent, free_port
 
-CHILD = "/bin/cat"  # reads the client's FIN, and ends
 WINDOW = 64  # lives under way at once
 
 TETHERD = """\
@@ -118,13 +117,14 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--lives", type=int, default=1500)
-    parser.add_argument("build", type=Path, help="holds load")
+    parser.add_argument("build", type=Path, help="holds load and child")
     parser.add_argument("tetherd", type=Path)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
     with contextlib.ExitStack() as stack:
-        directory = Path(tempfile.mkdtemp(prefix="tetherd-bench-"))
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # as /run, where the ledger is by default
+        directory, child = Path(tempfile.mkdtemp(prefix="tetherd-bench-", dir=memory)), arguments.build.resolve() / "child"
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
 
         def configured(name, text, **names):
@@ -132,7 +132,7 @@ def main():
             own.mkdir()
             for folder in ("run", "state"):
                 (own / folder).mkdir(mode=0o700)
-            (own / "conf").write_text(text.format(directory=own, child=CHILD, **names))
+            (own / "conf").write_text(text.format(directory=own, child=child, **names))
             return own / "conf"
 
         def tetherd(name, idle_port):
@@ -144,7 +144,7 @@ def main():
         peers[full] = tetherd("full", idle_port)
         if shutil.which("tcpserver"):
             peers["tcpserver"] = lambda port: ["tcpserver", "-q", "-H", "-R", "-l", "0", "-c", "1000", "127.0.0.1",
-                                               str(port), CHILD]
+                                               str(port), str(child)]
         if shutil.which("xinetd"):
             peers["xinetd"] = lambda port: ["xinetd", "-dontfork", "-f", configured("xinetd", XINETD, port=port)]
         missing = [name for name in ("tcpserver", "xinetd") if name not in peers]
@@ -155,7 +155,7 @@ def main():
             raise Failure(f"{N_HELD} connections could not be opened")
         table = Table()
         table.add(measure(servers, arguments.build, arguments.rounds, arguments.lives))
-        describe_machine(arguments.rounds)
+        describe_machine(arguments.rounds, f"{arguments.lives} lives a round, {WINDOW} at a time, on every CPU", "each")
         table.show()
         for name in missing:
             print(f"{name} is not installed.")

@@ -193,6 +193,7 @@ CALL(int, scandir, (const char *path, struct dirent ***entries, int (*filter)(co
 CALL(int, scandirat, (int fd, const char *path, struct dirent ***entries, int (*filter)(const struct dirent *),
      int (*compare)(const struct dirent **, const struct dirent **)), (fd, path, entries, filter, compare), -1,
      EMFILE, ENOMEM)
+CALL(DIR *, opendir, (const char *path), (path), NULL, EMFILE, ENOMEM)
 CALL(DIR *, fdopendir, (int fd), (fd), NULL, ENOMEM)
 CALL(struct dirent *, readdir, (DIR *dir), (dir), NULL, EIO)
 CALL(int, memfd_create, (const char *name, unsigned flags), (name, flags), -1, EMFILE, ENOMEM)
@@ -273,13 +274,24 @@ CALL(int, setresgid, (gid_t real, gid_t effective, gid_t saved), (real, effectiv
 CALL(int, setresuid, (uid_t real, uid_t effective, uid_t saved), (real, effective, saved), -1, EAGAIN)
 CALL(int, chdir, (const char *path), (path), -1, EACCES, ENOMEM)
 
+CALL(int, dup3, (int fd, int to_fd, int flags), (fd, to_fd, flags), -1, EMFILE, EBUSY)
+CALL(int, pidfd_send_signal, (int fd, int number, siginfo_t *info, unsigned flags), (fd, number, info, flags), -1, EPERM)
+
 /* clang-format on */
 
-/* Nothing can stand between vfork(2) and who calls it: only whether it is called is ours. */
-bool vfork_fails(void)
+int __real_clone(int (*work)(void *), void *stack, int flags, void *argument, ...);
+int __wrap_clone(int (*work)(void *), void *stack, int flags, void *argument, ...)
 {
-        errno = FAILS("vfork", EAGAIN, ENOMEM);
-        return errno != 0;
+        int error = FAILS("clone", EAGAIN, ENOMEM, EMFILE);
+        va_list list;
+
+        va_start(list, argument);
+        int *pidfd = va_arg(list, int *);
+        va_end(list);
+        if (error == 0)
+                return __real_clone(work, stack, flags, argument, pidfd);
+        errno = error;
+        return -1;
 }
 
 /* ---- those that take more words ---- */
@@ -348,7 +360,9 @@ int __wrap_openat(int fd, const char *path, int flags, ...)
 int __real_fcntl(int fd, int command, ...);
 int __wrap_fcntl(int fd, int command, ...)
 {
-        int error = command == F_SETLK ? FAILS("fcntl", ENOLCK) : 0;
+        int error = command == F_SETLK           ? FAILS("fcntl", ENOLCK)
+                    : command == F_DUPFD_CLOEXEC ? FAILS("fcntl", EMFILE)
+                                                 : 0;
         va_list list;
 
         va_start(list, command);

@@ -22,7 +22,7 @@ hello = yes
 greeting = hello %h, %{{mark}}
 refusal = BUSY %c
 max_connections_per_source = 100
-resources = seat, workdir, mark
+resources = seat, workdir, mark, program
 """
 # Its own handler over TCP, a plugin over the UNIX socket.
 CONFIG = LISTENER.format(name="life", kind="tcp4", handler="echo") + LISTENER.format(
@@ -43,6 +43,10 @@ type = exec
 load = <mark> %i %{workdir}
 release = <mark> %i %{workdir}
 user = nobody
+
+[resource:program]
+type = process
+command = tail -f <effects>
 """
 # Its file has to be removed with the directory, which is then not done in the loop.
 MARK = 'echo "$TETHERD_PHASE mark $1" >> <effects>; [ $TETHERD_PHASE = release ] || { : > "$2/file"; echo value; }'
@@ -105,12 +109,13 @@ class Patient(Daemon):
 
     def wait_quiet(self, n_clients):
         """Only so many clients are left, and what they hold."""
-        held = Counter({"socket": n_clients})
+        held = Counter({"socket": n_clients, "pipe": 2 * n_clients, "anon_inode": n_clients})  # the last two: a program's
         def is_quiet():
             if not self.is_alive():
                 return True
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                return (self.descriptors() == self.idle_descriptors + held and not self.children()
+                return (self.descriptors() == self.idle_descriptors + held
+                        and len(self.children()) == n_clients
                         and len(self.ledger_files()) == n_clients + self.n_unerased()
                         and len(self.directories()) == n_clients)
             return True

@@ -401,10 +401,10 @@ def the_kernel_has_no(what):
         daemon.wait_record("accept-resumed", PRIORITY=6)
 
 
-@scene(over=("vfork", "pipe2"))
+@scene(over=("clone", "pipe2"))
 def no_command_can_be_started(call):
     """Nothing fails for want of processes or descriptors: it waits, releases as well, and nobody else is let in."""
-    error = {"vfork": "EAGAIN", "pipe2": "ENFILE"}[call]
+    error = {"clone": "EAGAIN", "pipe2": "ENFILE"}[call]
     with Daemon(listener()) as daemon:
         first, second = daemon.connect_ready(), daemon.connect_ready()
         with daemon.failing(call, error) as trace:

@@ -86,6 +86,7 @@ def check_of_a_good_file():
 
 LISTENER = "[listener:a]\nlisten = <tcp4>\n"
 EXEC = "[resource:r]\ntype = exec\nload = /bin/true\nrelease = /bin/true\n"
+PROCESS = "[resource:r]\ntype = process\ncommand = /bin/cat\nsocket = stdio\n"
 FAULTS = {
     "unknown key": (LISTENER + "idle_timout = 3s\n", "idle_timout", r"idle_timout.*idle_timeout"),
     "unknown section": ("[listner:a]\nlisten = <tcp4>\n", "[listner:a]", r"listner.*listener"),
@@ -135,6 +136,16 @@ FAULTS = {
                                   EXEC.replace("load = /bin/true", "load = /bin/echo %{s}") +
                                   EXEC.replace(":r]", ":s]"),
                                   "load = /bin/echo", r"%\{s\}|\bs\b"),
+    "no command": (LISTENER + "[resource:r]\ntype = process\n", "[resource:r]", r"command"),
+    "missing program of a process": (LISTENER + PROCESS.replace("/bin/cat", "/no/such/program"), "command =", "/no/such"),
+    "stdio that may end": (LISTENER + PROCESS + "on_exit = keep\n", "on_exit", r"stdio"),
+    "two with stdio": (LISTENER + "resources = r, s\n" + PROCESS + PROCESS.replace(":r]", ":s]"), "resources",
+                       r"'r' and 's'"),
+    "handler beside stdio": (LISTENER + "resources = r\nhandler = echo\n" + PROCESS, "handler", r"'r'"),
+    "greeting of the program": (LISTENER + "resources = r\ngreeting = %{r}\n" + PROCESS, "greeting",
+                                r"before the one that gets"),
+    "greeting of a later resource": (LISTENER + "resources = s, r, t\ngreeting = %{s} %{t}\n" + PROCESS +
+                                     EXEC.replace(":r]", ":s]") + EXEC.replace(":r]", ":t]"), "greeting", r"%\{t\}"),
     "bad max_concurrent": (LISTENER + EXEC + "max_concurrent = 0\n", "max_concurrent", r"max_concurrent|0"),
 }
 

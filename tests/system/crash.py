@@ -11,7 +11,7 @@ from harness import SLOW, Daemon, Failure, eventually, expect, expect_equal, mai
 
 # What changes something outside the daemon, or stands between two such things. The kernel kills the daemon as it
 # enters the call, which is then not made.
-CALLS = ("openat", "write", "renameat", "fchmod", "mkdirat", "renameat2", "unlinkat", "io_submit", "vfork", "clone")
+CALLS = ("openat", "write", "renameat", "fchmod", "mkdirat", "renameat2", "unlinkat", "io_submit", "clone")
 MORE_AT_START = ("fsync", "fcntl", "bind", "listen")
 LOG = 'echo "$TETHERD_PHASE $TETHERD_RESOURCE $TETHERD_CONNECTION" >> <effects>'
 SCRIPTS = {"fill": LOG + '\n[ $TETHERD_PHASE = release ] || : > "$2/file"', "log": LOG}
@@ -22,7 +22,7 @@ def config(first="no", others="no"):
     return f"""
 [listener:shop]
 listen = <tcp4>
-resources = seat, workdir, one, empty, two
+resources = seat, workdir, one, empty, two, program
 
 [resource:seat]
 type = pool
@@ -49,6 +49,11 @@ persistent = {others}
 type = exec
 load = <log>
 release = <log>
+persistent = {others}
+
+[resource:program]
+type = process
+command = tail -f <effects>
 persistent = {others}
 """
 

@@ -52,6 +52,16 @@ def expect_rows(keys, *wanted):
 
 
 @scene()
+def with_a_program():
+    program = "resources = p\n[resource:p]\ntype = process\ncommand = /bin/cat\nsocket = stdio"
+    wanted = [("half-closes (FIN)", "the program, if it reads", "never", "process-exited"),
+              ("closes or exits (FIN, not to be told from it)", "its tcp_fin_timeout of 60 s, keepalive", "1min 30s", "eof"),
+              *TCP, ("half-closes (UNIX)", "the program, if it reads", "never", "process-exited"),
+              ("closes or exits (UNIX)", "the kernel", "at once", "eof"), UNIX[1], ANY[1]]
+    expect_equal(explain(program, "[::]:7400, /run/tetherd.socket"), wanted, "rows")
+
+
+@scene()
 def every_way_to_die():
     expect_equal(explain(""), FIN + TCP + ANY, "over TCP")
     expect_equal(explain("", "@tetherd"), UNIX + ANY, "over UNIX sockets")

@@ -290,6 +290,32 @@ START_TEST(test_loop_hangup_wakes_only_who_wants_it)
 END_TEST
 
 /* More sources than the kernel tells in one call. */
+/* What is not registered any more does not even wake; what holds at that moment is told. */
+START_TEST(test_loop_register)
+{
+        struct end end;
+
+        ck_assert_int_eq(loop_new(&loop), 0);
+        end_init(&end, EPOLLRDHUP | EPOLLHUP, end_read);
+        ck_assert_int_eq(loop_turn(loop, 0), 0);
+        ck_assert_int_eq(source_register(&end.source, loop, EPOLLRDHUP), 0);
+        end.source.pending = 0;
+        say(&end, 3);
+        ck_assert_int_eq(loop_turn(loop, 0), 0);
+        ck_assert_uint_eq(end.source.pending, 0);
+        ck_assert_uint_eq(end.n_calls, 0);
+        ck_assert_int_eq(source_register(&end.source, loop, EPOLLIN), 0);
+        ck_assert_int_eq(loop_turn(loop, 0), 0);
+        ck_assert_uint_eq(end.source.pending, EPOLLIN);
+        ck_assert_int_eq(source_register(&end.source, loop, EPOLLRDHUP), 0);
+        ck_assert_int_eq(shutdown(end.peer_fd, SHUT_WR), 0);
+        ck_assert_int_eq(loop_turn(loop, 0), 0);
+        ck_assert_uint_eq(end.n_calls, 1);
+        end_deinit(&end);
+        loop_free(loop);
+}
+END_TEST
+
 START_TEST(test_loop_many)
 {
         enum { N_ENDS = 400 };
@@ -832,9 +858,10 @@ START_TEST(test_loop_free_asserts)
 END_TEST
 
 UNIT_MAIN("loop", test_loop_remembers_edges, test_loop_is_fair, test_loop_serves_news_first,
-          test_loop_ends_wait, test_loop_want, test_loop_hangup_wakes_only_who_wants_it, test_loop_many,
-          test_loop_deinit_another, test_loop_pause_another, test_loop_no_stale_event, test_loop_free_oneself,
-          test_loop_deinit_oneself, test_loop_deinit_and_init_oneself, test_loop_order,
-          test_loop_timer_deinits_source, test_loop_free_buries, test_loop_sleeps_until_the_deadline,
-          test_loop_waits_no_longer_than_told, test_loop_interrupted, test_loop_run_and_exit,
-          test_loop_sd_event, test_loop_sd_event_flood, test_loop_init_errors, test_loop_free_asserts)
+          test_loop_ends_wait, test_loop_want, test_loop_hangup_wakes_only_who_wants_it, test_loop_register,
+          test_loop_many, test_loop_deinit_another, test_loop_pause_another, test_loop_no_stale_event,
+          test_loop_free_oneself, test_loop_deinit_oneself, test_loop_deinit_and_init_oneself,
+          test_loop_order, test_loop_timer_deinits_source, test_loop_free_buries,
+          test_loop_sleeps_until_the_deadline, test_loop_waits_no_longer_than_told, test_loop_interrupted,
+          test_loop_run_and_exit, test_loop_sd_event, test_loop_sd_event_flood, test_loop_init_errors,
+          test_loop_free_asserts)
