@@ -22,7 +22,7 @@ hello = yes
 greeting = hello %h, %{{mark}}
 refusal = BUSY %c
 max_connections_per_source = 100
-resources = seat, workdir, mark, program
+resources = seat, workdir, asked, mark, program
 """
 # Its own handler over TCP, a plugin over the UNIX socket.
 CONFIG = LISTENER.format(name="life", kind="tcp4", handler="echo") + LISTENER.format(
@@ -38,6 +38,10 @@ path = <dir>/connections/%i
 user = nobody
 persistent = yes
 
+[resource:asked]
+type = helper
+command = <asked>
+
 [resource:mark]
 type = exec
 load = <mark> %i %{workdir}
@@ -50,6 +54,7 @@ command = tail -f <effects>
 """
 # Its file has to be removed with the directory, which is then not done in the loop.
 MARK = 'echo "$TETHERD_PHASE mark $1" >> <effects>; [ $TETHERD_PHASE = release ] || { : > "$2/file"; echo value; }'
+ASKED = 'while read -r verb number rest; do echo "OK $number"; done'
 PATIENCE = 20  # seconds: a release that failed is tried again after 1 s, 2 s; a journal that was full after 1 s
 SPIN_SECONDS = 0.02
 
@@ -62,7 +67,7 @@ class Patient(Daemon):
     """A daemon one of whose calls fails."""
 
     def __init__(self, faults):
-        super().__init__(CONFIG, daemon={"drain_timeout": "5s"}, scripts={"mark": MARK})
+        super().__init__(CONFIG, daemon={"drain_timeout": "5s"}, scripts={"mark": MARK, "asked": ASKED})
         self.faults = faults
         shutil.copyfile(Path(BINARY).parent.parent / "plugins/echo.so", self.directory / "echo.so")
         (self.directory / "echo.so").chmod(0o644)
@@ -73,6 +78,11 @@ class Patient(Daemon):
 
     def is_alive(self):
         return self.process.poll() is None
+
+    def note_idle(self):
+        for text in ("^helper asked: started", "^preserve: "):  # the last that a start does
+            self.wait_record(MESSAGE=re.compile(text))
+        super().note_idle()
 
     # -- clients --
 
@@ -115,7 +125,7 @@ class Patient(Daemon):
                 return True
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 return (self.descriptors() == self.idle_descriptors + held
-                        and len(self.children()) == n_clients
+                        and len(self.children()) == n_clients + 1  # a program each, and the helper
                         and len(self.ledger_files()) == n_clients + self.n_unerased()
                         and len(self.directories()) == n_clients)
             return True
