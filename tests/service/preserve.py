@@ -5,16 +5,18 @@ import random
 import re
 import resource
 import select
+import shutil
 import threading
 import time
 from collections import Counter
 
 from harness import Failure, eventually, expect, expect_equal
-from machine import Service, machine, main, scene
+from machine import BUILD, Service, machine, main, scene
 
 # Each way in: a port, a UNIX socket, a port with nothing to hold, and one with two seats.
 HOME, SOCKET, BARE, SEATED = 7400, "/run/tetherd/socket", 7401, 7402
 EFFECTS = "/var/lib/tetherd/effects"
+PLUGIN = "/usr/local/lib/echo.so"
 CONFIG = """
 preserve = %s
 log_events = %s
@@ -282,6 +284,27 @@ def a_listener_that_is_gone():
             record = tetherd.wait_ended(client, "shutdown")
             expect_equal(record["TETHERD_CONNECTION"], name, "its id")
         tetherd.expect_balanced(shutdown=1)
+
+
+@scene()
+def a_listener_that_got_a_plugin():
+    """Which was never told of who is connected, and whose own connections live in its process."""
+    with Preserving() as tetherd:
+        clients = [tetherd.come(place) for place in (HOME, BARE)]
+        shutil.copyfile(BUILD / "tests/plugins/echo.so", machine().path(PLUGIN))
+        machine().path(PLUGIN).chmod(0o644)
+        tetherd.configure(tetherd.config.replace("handler = echo", f"handler = plugin:{PLUGIN}"))
+        tetherd.restart()
+        for client in clients:
+            expect_equal(client.receive_rest(), b"", "what a client is told")
+            tetherd.wait_ended(client, "shutdown")
+        clients = [tetherd.come(place) for place in (HOME, BARE)]
+        for client in clients:
+            client.echo()
+        machine().run("systemctl restart tetherd")
+        for client in clients:
+            expect_equal(client.receive_rest(), b"", "what a client of the plugin is told")
+        tetherd.expect_balanced(shutdown=2)
 
 
 @scene()
