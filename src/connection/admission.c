@@ -264,6 +264,13 @@ void sources_join(struct sources *sources, const struct listener_config *config,
         *ret_entry = entry;
 }
 
+struct source_entry *sources_find(const struct sources *sources, const struct peer *peer)
+{
+        struct source_key key = key_of(peer);
+
+        return find(sources, &key);
+}
+
 void sources_leave(struct sources *sources, struct source_entry *entry)
 {
         if (!entry)

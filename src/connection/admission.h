@@ -58,6 +58,9 @@ int admission_decide(struct sources *sources, const struct listener_config *conf
 void sources_join(struct sources *sources, const struct listener_config *config, const struct peer *peer,
                   uint64_t now_usec, struct source_entry **ret_entry);
 
+/* Where a peer that is counted is; NULL for another. So whoever counts need not keep it. */
+struct source_entry *sources_find(const struct sources *sources, const struct peer *peer);
+
 /* A connection that was granted is gone; takes NULL. */
 void sources_leave(struct sources *sources, struct source_entry *entry);
 

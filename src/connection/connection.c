@@ -321,12 +321,22 @@ static char *connection_line(const struct connection *c, const char *template, e
 
 /* ---- the end ---- */
 
+/* Its source counts it no longer. */
+static void connection_leave_source(struct connection *c)
+{
+        const struct peer peer = { .address = &c->remote, .uid = connection_peer_uid(c), .gid = (gid_t)-1 };
+        struct sources *sources = &c->config->listener->sources;
+
+        if (c->is_counted)
+                sources_leave(sources, sources_find(sources, &peer));
+}
+
 static void connection_bury(struct grave *grave)
 {
         struct connection *c = container_of(grave, struct connection, grave);
         struct connections *connections = shared(c);
 
-        sources_leave(&c->config->listener->sources, c->source_entry);
+        connection_leave_source(c);
         listener_leave(c->config->listener);
         config_unref(c->config->config);
         free(c->identity);
@@ -457,10 +467,8 @@ static void connection_find_peer(struct connection *c, struct peer *peer,
         struct ucred credentials;
         socklen_t length = sizeof(credentials), groups_length = PEER_GROUPS_MAX * sizeof(gid_t);
 
-        if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0) {
-                peer->uid = credentials.uid;
+        if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0)
                 peer->gid = credentials.gid;
-        }
         if ((rules_have(&config->allow, RULE_GROUP) || rules_have(&config->deny, RULE_GROUP)) &&
             getsockopt(c->fd, SOL_SOCKET, SO_PEERGROUPS, groups, &groups_length) == 0) {
                 peer->groups = groups;
@@ -472,12 +480,14 @@ static void connection_find_peer(struct connection *c, struct peer *peer,
 static bool connection_admit(struct connection *c)
 {
         gid_t groups[PEER_GROUPS_MAX];
-        struct peer peer = { .address = &c->remote, .uid = (uid_t)-1, .gid = (gid_t)-1 };
+        struct peer peer = { .address = &c->remote, .uid = connection_peer_uid(c), .gid = (gid_t)-1 };
+        struct source_entry *entry = NULL;
         int r;
 
         if (c->is_unix)
                 connection_find_peer(c, &peer, groups);
-        r = admission_decide(&c->config->listener->sources, c->config, &peer, now(c), &c->source_entry);
+        r = admission_decide(&c->config->listener->sources, c->config, &peer, now(c), &entry);
+        c->is_counted = entry;
         if (r == ADMISSION_GRANTED)
                 return true;
         connection_end(c, r < 0                   ? cause_local(CAUSE_EXHAUSTED, -r)
@@ -723,7 +733,7 @@ void connection_open(struct connection *c, struct listener *listener, int fd, co
         listener->n_accepted++;
         connections->n_accepted++;
         if (c->is_unix) {
-                struct ucred peer = { 0 };
+                struct ucred peer = { .uid = (uid_t)-1 };
                 socklen_t length = sizeof(peer);
 
                 (void)getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length);
@@ -772,6 +782,7 @@ void connection_take_up(struct connection *c, struct listener *listener, int fd,
         struct connections *connections = listener->connections;
         struct peer peer = { .address = &c->remote, .uid = connection_peer_uid(c), .gid = (gid_t)-1 };
         bool was_half_closed = c->fin != 0;
+        struct source_entry *entry;
         int r;
 
         assert(!listener->hosted); /* it was never told of this one */
@@ -781,7 +792,8 @@ void connection_take_up(struct connection *c, struct listener *listener, int fd,
         c->lease = lease;
         if (lease)
                 lease_set_callbacks(lease, &lease_callbacks, c);
-        sources_join(&listener->sources, c->config, &peer, now(c), &c->source_entry);
+        sources_join(&listener->sources, c->config, &peer, now(c), &entry);
+        c->is_counted = entry;
         r = source_init(&c->source, connections->loop, fd, EVENTS_REGISTERED, 0, stream_event);
         connection_step(c, EVENT_TAKEN_UP);
         if (was_half_closed)

@@ -68,8 +68,7 @@ struct connection {
                 struct output *output;            /* NULL: nothing unsent */
                 struct tetherd_connection *guest; /* is_guest: a plugin's (guest.h), until it ends */
         };
-        char *identity;                    /* NULL: none */
-        struct source_entry *source_entry; /* where it is counted (admission.h); NULL: nowhere */
+        char *identity; /* NULL: none */
         uint64_t id;
         uint64_t accepted_usec;
         uint64_t received_usec; /* when the last bytes came */
@@ -81,9 +80,10 @@ struct connection {
         uint32_t fin;         /* so long after received_usec came a FIN that is kept; 0: none */
         uint32_t paused_msec; /* since received_usec we did not want to read for so long */
         int fd;
-        uint8_t state; /* enum connection_state */
-        bool is_unix;  /* its socket; `remote` may be what a PROXY header says */
-        bool is_guest; /* its handler is a plugin */
+        uint8_t state;   /* enum connection_state */
+        bool is_unix;    /* its socket; `remote` may be what a PROXY header says */
+        bool is_counted; /* by its source (admission.h) */
+        bool is_guest;   /* its handler is a plugin */
 };
 
 /* Of UNIX sockets; 0 and (uid_t)-1 where nobody can know, as behind a proxy. */

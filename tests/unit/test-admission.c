@@ -30,7 +30,11 @@ static int ask(const struct address *address, uid_t uid, uint64_t now_usec, stru
 {
         const struct peer peer = { .address = address, .uid = uid, .gid = (gid_t)-1 };
 
-        return admission_decide(&sources, &config, &peer, now_usec, ret_entry);
+        int r = admission_decide(&sources, &config, &peer, now_usec, ret_entry);
+
+        if (r == ADMISSION_GRANTED && *ret_entry)
+                ck_assert_ptr_eq(sources_find(&sources, &peer), *ret_entry);
+        return r;
 }
 
 /* NULL: a UNIX peer */
