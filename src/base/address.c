@@ -39,6 +39,32 @@ void address_from_socket(struct address *ret, const union address_socket *socket
         *ret = address;
 }
 
+/* Returns where the text ends. */
+static char *put_number(char *p, unsigned number)
+{
+        char digits[10];
+        size_t n = 0;
+
+        do
+                digits[n++] = (char)('0' + number % 10);
+        while (number /= 10);
+        while (n > 0)
+                *p++ = digits[--n];
+        return p;
+}
+
+/* As inet_ntop(3), which is sprintf(3) inside: a third of the instructions that two records took. */
+static char *put_ipv4(char *p, const uint8_t ip[static 4])
+{
+        for (size_t i = 0; i < 4; i++) {
+                if (i > 0)
+                        *p++ = '.';
+                p = put_number(p, ip[i]);
+        }
+        *p = '\0';
+        return p;
+}
+
 const char *address_host(const struct address *address, char buffer[static ADDRESS_TEXT_MAX])
 {
         char name[IF_NAMESIZE];
@@ -46,7 +72,7 @@ const char *address_host(const struct address *address, char buffer[static ADDRE
         buffer[0] = '\0';
         switch (address->family) {
         case AF_INET:
-                (void)inet_ntop(AF_INET, address->ip, buffer, ADDRESS_TEXT_MAX);
+                (void)put_ipv4(buffer, address->ip);
                 break;
         case AF_INET6:
                 (void)inet_ntop(AF_INET6, address->ip, buffer, ADDRESS_TEXT_MAX);
@@ -71,10 +97,15 @@ const char *address_text(const struct address *address, char buffer[static ADDRE
 {
         char host[ADDRESS_TEXT_MAX];
 
+        if (address->family == AF_INET) {
+                char *p = put_ipv4(buffer, address->ip);
+
+                *p++ = ':';
+                *put_number(p, address->port) = '\0';
+                return buffer;
+        }
         (void)address_host(address, host);
-        if (address->family == AF_INET)
-                (void)snprintf(buffer, ADDRESS_TEXT_MAX, "%.15s:%u", host, (unsigned)address->port);
-        else if (address->family == AF_INET6)
+        if (address->family == AF_INET6)
                 (void)snprintf(buffer, ADDRESS_TEXT_MAX, "[%.62s]:%u", host, (unsigned)address->port);
         else
                 (void)snprintf(buffer, ADDRESS_TEXT_MAX, "%s", host);
