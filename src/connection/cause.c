@@ -183,6 +183,11 @@ bool cause_is_refusal(enum cause cause)
                cause == CAUSE_LOAD_TIMEOUT || cause == CAUSE_POOL_EMPTY;
 }
 
+bool cause_is_loss(enum cause cause)
+{
+        return cause == CAUSE_PROCESS_EXITED || cause == CAUSE_RESOURCE_LOST;
+}
+
 bool cause_is_ordinary(enum cause cause)
 {
         return causes[cause].is_ordinary;

@@ -95,6 +95,9 @@ const char *operation_name(enum operation operation);
 /* Whether this refuses the client, which is then told so (`refusal`). */
 bool cause_is_refusal(enum cause cause);
 
+/* Whether something that it held ended by itself. */
+bool cause_is_loss(enum cause cause);
+
 /* Whether `closed` with this cause is nothing remarkable (info rather than notice). */
 bool cause_is_ordinary(enum cause cause);
 

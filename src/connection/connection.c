@@ -432,10 +432,13 @@ void connection_end(struct connection *c, struct ending ending)
                 connection_settled(c, &obituary, local);
                 return;
         }
-        obituary.resource = lease_failed_resource(lease);
-        obituary.reason = lease->loss_reason;
-        obituary.has_status = lease->loss_status >= 0;
-        obituary.exit_status = lease->loss_status;
+        if (cause_is_refusal(ending.cause) || cause_is_loss(ending.cause))
+                obituary.resource = lease_failed_resource(lease);
+        if (cause_is_loss(ending.cause)) {
+                obituary.reason = lease->loss_reason;
+                obituary.has_status = lease->loss_status >= 0;
+                obituary.exit_status = lease->loss_status;
+        }
         lease_release(lease, &obituary);
 }
 
@@ -566,6 +569,8 @@ static void lease_is_failed(struct lease *lease _unused_, enum lease_failure fai
 
 static void lease_is_lost(struct lease *lease _unused_, enum lease_loss loss, void *userdata)
 {
+        if (loss == LEASE_PROCESS_EXITED)
+                stream_look_first(userdata);
         connection_end(
                 userdata,
                 cause_local(loss == LEASE_PROCESS_EXITED ? CAUSE_PROCESS_EXITED : CAUSE_RESOURCE_LOST, 0));

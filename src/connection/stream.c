@@ -8,6 +8,7 @@
 #include "connection/listener.h"
 #include <fcntl.h>
 #include <linux/sockios.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 
 #define READ_BUDGET  4   /* reads a turn: nobody's flood keeps the others waiting */
@@ -310,6 +311,14 @@ static void end_given(struct connection *c)
                 keep_fin(c); /* it came before the RST */
         if (cause_is_over(&observation))
                 connection_end(c, cause_decide(&observation));
+}
+
+void stream_look_first(struct connection *c)
+{
+        struct pollfd poll_fd = { .fd = c->fd };
+
+        if (poll(&poll_fd, 1, 0) > 0)
+                end_given(c);
 }
 
 static void oversee(struct connection *c)

@@ -46,6 +46,9 @@ int stream_give(struct connection *connection);
  */
 void stream_take_back(struct connection *connection, bool is_ended);
 
+/* Its program has ended: where the peer broke the connection before, which may be why, that ends the connection. */
+void stream_look_first(struct connection *connection);
+
 /*
  * Bytes that others read or wrote: the kernel's counts are of the whole life (tcp(7), TCP_INFO); what it counts and
  * nobody has read yet is in its queue. UNIX sockets have none: nothing changes. `fd`: its socket.
