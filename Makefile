@@ -153,7 +153,7 @@ check-attack: $(B)/tetherd ## play that of tests/system alone which attacks the 
 	TETHERD=$(abspath $(B)/tetherd) tests/system/run attack
 
 .PHONY: check-service
-check-service: $(B)/tetherd $(B)/tests/plugins/echo.so ## play the stories of tests/service, in a whole booted systemd (STORIES="install" for some)
+check-service: $(B)/tetherd $(B)/tests/plugins/echo.so $(B)/tests/plugins/recorder.so ## play the stories of tests/service, in a whole booted systemd (STORIES="install" for some)
 	TETHERD=$(abspath $(B)/tetherd) tests/service/run $(STORIES)
 
 # Daemons of their own, with our calls that may fail led through faults.c, which alone lists them. Nothing is inlined,
