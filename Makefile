@@ -177,18 +177,27 @@ SOAK_SECONDS ?= 600
 soak: $(B)/tetherd ## random deaths, reloads and restarts for SOAK_SECONDS (600); then the books, and memory
 	TETHERD=$(abspath $(B)/tetherd) SOAK_SECONDS=$(SOAK_SECONDS) python3 -B tests/soak/soak.py
 
-BENCH := floor load helper callback child
+BENCH := floor journal load crowd simulate helper callback child
+BENCH_simulate := $(addprefix base/,address span cidr rules slab) loop/timer loop/loop connection/admission
 BENCH_callback := $(filter-out main,$(SOURCES))
+BENCH_LIBS_journal = $(LIBS)
+BENCH_LIBS_simulate = $(LIBS) -Wl,--wrap=epoll_ctl,--wrap=epoll_wait
+BENCH_LIBS_callback = $(LIBS)
 
 define bench-program
 $(B)/tests/bench/$(1): $(B)/tests/bench/$(1).o $(BENCH_$(1):%=$(B)/src/%.o)
-	$$(CC) $$(ALL_CFLAGS) $$(ALL_LDFLAGS) -o $$@ $$^ $(if $(BENCH_$(1)),$$(LIBS))
+	$$(CC) $$(ALL_CFLAGS) $$(ALL_LDFLAGS) -o $$@ $$^ $$(BENCH_LIBS_$(1))
 endef
 $(foreach program,$(BENCH),$(eval $(call bench-program,$(program))))
 
 .PHONY: bench
-bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## CPU, memory and system calls beside a bare loop (about 70 s)
-	@python3 -B tests/bench/bench.py $(B)/tests/bench $(B)/tetherd
+bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## measure it beside a bare loop and its peers (about 15 minutes; PARTS="lives idle" for some)
+	@tests/bench/peers/build $(B)/tests/bench/peers
+	@python3 -B tests/bench/bench.py $(PARTS:%=--only %) --write $(B)/bench.md $(B)/tests/bench $(B)/tetherd
+
+.PHONY: bench-million
+bench-million: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## hold a million connections, and reset one instance's (about 5 minutes, 10 GB)
+	@python3 -B tests/bench/million.py $(B)/tests/bench $(B)/tetherd
 
 .PHONY: bench-restart
 bench-restart: $(B)/tetherd $(B)/tests/bench/load ## what a restart takes, and what preserve = always does, in a booted machine (about 60 s)
@@ -295,7 +304,7 @@ check-valgrind: $(filter-out %-child %-directory %-exec %-helper %-process %-syn
 .PHONY: lint
 lint: ## check the layout, the shell scripts and the Python programs
 	clang-format --dry-run --Werror $$(git ls-files '*.[ch]')
-	shellcheck .ci/run tests/install-packages tests/demo tests/system/journald tests/fuzz/run conf/examples/session-* conf/examples/*.sh
+	shellcheck .ci/run tests/install-packages tests/demo tests/system/journald tests/fuzz/run tests/bench/peers/build conf/examples/session-* conf/examples/*.sh
 	shellcheck --shell=bash --exclude=SC2034,SC2207 systemd/tetherd.bash-completion # as is the custom there
 	pyflakes3 $$(git ls-files '*.py') tests/system/run tests/faults/run tests/service/run
 
@@ -311,4 +320,4 @@ clean: ## remove everything that was built
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
--include $(shell find $(B) -path $(B)/service -prune -o -type f -name '*.d' -print 2>/dev/null)
+-include $(shell find $(B) -path $(B)/service -prune -o -path $(B)/tests/bench/peers -prune -o -type f -name '*.d' -print 2>/dev/null)

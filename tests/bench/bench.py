@@ -1,218 +1,144 @@
-"""bench: what tetherd costs beside a bare epoll loop, in one run; README.md here says how to read the table.
+"""bench: what tetherd costs beside a bare epoll loop and its peers, in one run; README.md says how to read it.
 
-    bench.py [--rounds N] BUILD_DIRECTORY [TETHERD]
+    bench.py [--rounds N] [--only PART]… BUILD_DIRECTORY TETHERD
 
-Without TETHERD only the floor is measured, twice. Nothing is asserted but that every life was really lived: a
-client that failed, or a server that keeps a descriptor, makes the run void (exit 1).
+Nothing is asserted but that every life was really lived: a client that failed, or a server that keeps a descriptor,
+makes the run void (exit 1).
 """
 
 import argparse
 import contextlib
-import datetime
-import os
-import platform
-import re
-import resource
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "system"))
-from harness.basics import Failure, die_with_parent, eventually  # noqa: E402
-from harness.daemon import free_port  # noqa: E402
-
-CPUS = sorted(os.sched_getaffinity(0))
-SERVER_CPU, LOAD_CPU = CPUS[0], CPUS[-1]
-SOFT_LIMIT, HARD_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)
+from server import (HARD_LIMIT, SAID, SERVER_CPU, Load, Server, describe_machine, held, peers, placed_on, private_journald,
+                    program, say, show_table, tetherd)
+from harness.basics import Failure, Skip, die_with_parent, eventually
 
 WARM_UP = 2000
 KINDS = [  # name, lives in a round, options of load
-    ("flat out, FIN", 15000, ["-e", "fin"]),
-    ("flat out, RST", 15000, ["-e", "reset"]),
-    ("4,000 a second, FIN", 3000, ["-e", "fin", "-r", "4000"]),
-    ("4,000 a second, RST", 3000, ["-e", "reset", "-r", "4000"]),
+    ("flat out, FIN", 10000, ["-e", "fin"]),
+    ("flat out, RST", 10000, ["-e", "reset"]),
+    ("4,000/s, FIN", 3000, ["-e", "fin", "-r", "4000"]),
+    ("4,000/s, RST", 3000, ["-e", "reset", "-r", "4000"]),
 ]
-N_HELD = min(15000, HARD_LIMIT - 200)
-HOLD_RATE = 10000  # below what makes an accept queue overflow
-IDLE_SEC = 3
+N_HELD = min(18000, HARD_LIMIT - 300)
+N_FEW = 1000
+IDLE_SEC = 30
 N_TRACED = 2000
-
-CONFIG = """\
-[daemon]
-runtime_directory = {directory}/run
-state_directory = {directory}/state
-log_target = stderr
-log_level = err
-log_events = none
-[listener:bench]
-listen = 127.0.0.1:{port}
-handler = discard
-"""
+EVERY_TIMEOUT = "handshake_timeout = 1h\nidle_timeout = 1h\nmax_age = 1d\n"
+WITH_RECORDS = "log_target = journal\nlog_level = info\nlog_events = all"
 
 
-def placed_on(cpu):
-    def place():
-        die_with_parent()
-        os.sched_setaffinity(0, {cpu})
-        resource.setrlimit(resource.RLIMIT_NOFILE, (HARD_LIMIT, HARD_LIMIT))
-    return place
+def median(samples):
+    return statistics.median(samples)
 
 
-class Server:
-    """One server under test, from start to `with`'s end, on a port of its own."""
-
-    placed = staticmethod(lambda: placed_on(SERVER_CPU))
-
-    def __init__(self, name, command_for_port):
-        self.name = name
-        self.port = free_port()
-        self.command = command_for_port(self.port)
-
-    def __enter__(self):
-        self.process = subprocess.Popen(self.command, preexec_fn=self.placed())
-        try:
-            eventually(self.is_listening, f"{self.name} listens on port {self.port}")
-            self.n_idle_descriptors = self.n_descriptors()
-            self.settle()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_error):
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def is_listening(self):
-        if self.process.poll() is not None:
-            raise Failure(f"{self.name} exited with {self.process.returncode}")
-        return re.search(rf" 0100007F:{self.port:04X} 00000000:0000 0A ", Path("/proc/net/tcp").read_text())
-
-    def proc(self, name):
-        return Path(f"/proc/{self.process.pid}/{name}").read_text()
-
-    def n_descriptors(self):
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
-
-    def cpu_usec(self):
-        """Exact to the nanosecond while the process sleeps, where /proc/PID/stat counts ticks of 10 ms."""
-        return int(self.proc("schedstat").split()[0]) / 1000
-
-    def memory(self):
-        """Bytes by kind."""
-        return {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+): +(\d+) kB", self.proc("smaps_rollup"), re.M)}
-
-    def n_switches(self):
-        return sum(map(int, re.findall(r"ctxt_switches:\s+(\d+)", self.proc("status"))))
-
-    def settle(self, n_connections=0):
-        """Waits until the server holds so many connections and has nothing left to do."""
-        wanted = self.n_idle_descriptors + n_connections
-        eventually(lambda: self.n_descriptors() == wanted,
-                   lambda: f"{self.name} holds {wanted} descriptors, not {self.n_descriptors()}", 20)
-        eventually(self.is_quiet, f"{self.name} comes to rest", 20)
-
-    def is_quiet(self):
-        before = self.cpu_usec()
-        time.sleep(0.02)
-        return self.cpu_usec() == before
+def ratio(samples, floor):
+    """Of each round's pair, so that a drift of the machine's speed falls out."""
+    return median(a / b for a, b in zip(samples, floor))
 
 
-def start_load(server, build, n_lives, options):
-    command = [build / "load", "-n", str(n_lives), *options, str(server.port)]
-    return subprocess.Popen(command, preexec_fn=placed_on(LOAD_CPU), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                            text=True)
+def rotated(items, i):
+    turn = i % len(items)
+    return items[turn:] + items[:turn]
 
 
-def end_load(server, load):
-    load.communicate()
-    if load.returncode != 0:
-        raise Failure(f"the load on {server.name} failed")
-    server.settle()
+def usec_per_life(build, server, n_lives, options, n_more=0):
+    before = server.cpu_usec()
+    with Load(build, server, n_lives, *options) as load:
+        load.end(n_more)
+    return (server.cpu_usec() - before) / n_lives
 
 
-# ---- what is measured; each returns rows of the table: [label, cell by server name] ----
+def measure_lives(build, servers, n_rounds, n_lives, options, n_more=0):
+    """Samples by server name."""
+    samples = {server.name: [] for server in servers}
+    for i in range(n_rounds):
+        for server in rotated(servers, i):
+            samples[server.name].append(usec_per_life(build, server, n_lives, options, n_more))
+    return samples
 
 
-def measure_cpu(servers, build, n_rounds):
-    def usec_per_life(server, n_lives, options):
-        before = server.cpu_usec()
-        end_load(server, start_load(server, build, n_lives, options))
-        return (server.cpu_usec() - before) / n_lives
-
-    def cell(server, samples):
-        text = f"{statistics.median(samples[server.name]):.2f} ({min(samples[server.name]):.2f} to " \
-               f"{max(samples[server.name]):.2f})"
-        if server is not servers[0]:
-            ratios = [a / b for a, b in zip(samples[server.name], samples[servers[0].name])]
-            text += f", ratio {statistics.median(ratios):.2f}"
-        return text
-
-    for server in servers:
-        usec_per_life(server, WARM_UP, [])
-    for kind, n_lives, options in KINDS:
-        samples = {server.name: [] for server in servers}
-        for i in range(n_rounds):
-            turn = i % len(servers)
-            for server in servers[turn:] + servers[:turn]:
-                samples[server.name].append(usec_per_life(server, n_lives, options))
-        yield f"CPU per life, µs: {kind}", {server.name: cell(server, samples) for server in servers}
+def started(stack, servers):
+    servers = [stack.enter_context(server) for server in servers]
+    return servers
 
 
-def measure_idle(server, build):
-    idle = server.memory()
-    load = start_load(server, build, N_HELD, ["-e", "hold", "-r", str(HOLD_RATE)])
-    try:
-        if load.stdout.readline() != "open\n":
-            raise Failure(f"{server.name}: {N_HELD} connections could not be opened")
-        server.settle(N_HELD)
-        full = server.memory()
-        n_switches, cpu_usec = server.n_switches(), server.cpu_usec()
-        time.sleep(IDLE_SEC)
-        n_switches, cpu_usec = server.n_switches() - n_switches, server.cpu_usec() - cpu_usec
-        end_load(server, load)
-        after = server.memory()
-    finally:
-        load.kill()
-        load.wait()
-
-    def grown(memory, name):
-        return f"{(memory[name] - idle[name]) / N_HELD:.1f}"
-
-    for name in ("Private_Dirty", "Pss", "Rss"):
-        yield f"memory per connection, B: {name}, {N_HELD:,} open", {server.name: grown(full, name)}
-    yield "the same, Private_Dirty, after they closed", {server.name: grown(after, name="Private_Dirty")}
-    yield f"wakeups in {IDLE_SEC} s, {N_HELD:,} open", {server.name: str(n_switches)}
-    yield f"CPU in {IDLE_SEC} s, µs, {N_HELD:,} open", {server.name: f"{cpu_usec:.0f}"}
+def bench_lives(build, binary, n_rounds):
+    found, missing = peers(build)
+    floor = program(build / "floor")
+    commands = {"floor": floor, "floor again": floor, "tetherd": tetherd(binary), **found}
+    rows = [[name] for name in commands]
+    with contextlib.ExitStack() as stack:
+        servers = started(stack, [Server(name, command) for name, command in commands.items()])
+        for server in servers:
+            usec_per_life(build, server, WARM_UP, [])
+        for _, n_lives, options in KINDS:
+            samples = measure_lives(build, servers, n_rounds, n_lives, options)
+            for row in rows:
+                mine = samples[row[0]]
+                row.append(f"{median(mine):.1f} ({min(mine):.1f} to {max(mine):.1f}), "
+                           f"{ratio(mine, samples['floor']):.2f}")
+    show_table(f"CPU of the server per life, µs: median (least to most) of {n_rounds} interleaved rounds, and the "
+               "median ratio to the floor in the same round", ["", *(kind[0] for kind in KINDS)], rows)
+    if missing:
+        say(f"\nNot here: {', '.join(missing)} (`sh tests/install-packages bench` has them).")
 
 
-class NotTraced(Exception):
-    """System calls cannot be counted here; the text says why."""
+def bench_idle(build, binary, _n_rounds):
+    rows = []
+    for name, command in {"floor": program(build / "floor"),
+                          "tetherd, every timeout set": tetherd(binary, listener=EVERY_TIMEOUT)}.items():
+        with Server(name, command) as server:
+            idle = server.memory()
+            with held(build, server, N_HELD) as load:
+                load.wait_open()
+                full = server.memory()
+                n_switches, cpu_usec = server.n_switches(), server.cpu_usec()
+                time.sleep(IDLE_SEC)
+                n_switches, cpu_usec = server.n_switches() - n_switches, server.cpu_usec() - cpu_usec
+                load.end()
+            after = server.memory()
+        taken = full["Private_Dirty"] - idle["Private_Dirty"]
+        left = after["Private_Dirty"] - idle["Private_Dirty"]
+        rows.append([name, f"{taken / N_HELD:.1f}", f"{(full['Rss'] - idle['Rss']) / N_HELD:.1f}",
+                     f"{100 * left / taken:.1f} %" if taken else "-", n_switches, f"{cpu_usec:.0f}"])
+    show_table(f"{N_HELD:,} idle connections",
+               ["", "B per connection, Private_Dirty", "Rss", "of it left after all closed", f"wakeups in {IDLE_SEC} s",
+                f"CPU in {IDLE_SEC} s, µs"], rows)
 
 
-def measure_calls(server, build, directory):
+def bench_calls(build, binary, _n_rounds):
+    counts = {}
+    for name, command in {"floor": program(build / "floor"), "tetherd": tetherd(binary)}.items():
+        with Server(name, command) as server:
+            counts[name] = count_calls(server, build)
+    names = list(dict.fromkeys(call for calls in counts.values() for call in calls))
+    show_table(f"System calls per life, of {N_TRACED:,} flat out, FIN", ["", *names],
+               [[name, *(f"{calls.get(call, 0):.2f}" for call in names)] for name, calls in counts.items()])
+
+
+def count_calls(server, build):
     if not shutil.which("strace"):
-        raise NotTraced("strace is not installed")
-    summary = Path(directory) / "strace"
+        raise Skip("strace is not installed")
+    summary = server.directory / "strace"
     with subprocess.Popen(["strace", "-c", "-f", "-q", "-o", summary, "-p", str(server.process.pid)],
                           preexec_fn=die_with_parent) as strace:
         def is_attached():
             if strace.poll() is not None:
-                raise NotTraced("strace may not trace")
+                raise Skip("strace may not trace")
             return "TracerPid:\t0\n" not in server.proc("status")
         try:
             eventually(is_attached, "strace attaches")
-            end_load(server, start_load(server, build, N_TRACED, []))
+            with Load(build, server, N_TRACED) as load:
+                load.end()
         finally:
             strace.send_signal(signal.SIGINT)
     calls = Counter()
@@ -220,95 +146,163 @@ def measure_calls(server, build, directory):
         fields = line.split()
         if len(fields) >= 5 and fields[3].isdigit():
             calls[fields[-1]] = int(fields[3]) / N_TRACED
-    yield "system calls per life", {server.name: f"{calls.pop('total'):.2f}"}
-    for name, n_calls in calls.most_common():
-        if n_calls >= 0.005:
-            yield f"of these {name}", {server.name: f"{n_calls:.2f}"}
+    return {name: n for name, n in calls.most_common() if n >= 0.005}
 
 
-def measure_callback(build):
+def bench_records(build, binary, n_rounds):
+    rows = []
+    with private_journald() as journald, contextlib.ExitStack() as stack:
+        servers = started(stack, [
+            Server("floor, no records", program(build / "journal", "none"), journald.enter),
+            Server("floor, sd_journal_send", program(build / "journal"), journald.enter),
+            Server("tetherd, no records", tetherd(binary), journald.enter),
+            Server("tetherd, records", tetherd(binary, daemon=WITH_RECORDS), journald.enter)])
+        for server in servers:
+            usec_per_life(build, server, WARM_UP, ["-r", "2000"])
+        for rate in ("2000", "4000"):
+            samples = measure_lives(build, servers, n_rounds, 3000, ["-r", rate])
+            none, sent, own_none, own = (samples[server.name] for server in servers)
+            theirs = [a - b for a, b in zip(sent, none)]
+            ours = [a - b for a, b in zip(own, own_none)]
+            rows.append([f"{int(rate):,}/s, FIN", *(f"{median(samples[server.name]):.1f}" for server in servers),
+                         f"{median(theirs):.1f}", f"{median(ours):.1f}", f"{median(ours) / median(theirs):.2f}"])
+    show_table("CPU of the server per life, µs, with two records to a real journald", [
+        "", *(server.name for server in servers), "sd_journal_send adds", "tetherd adds", "ratio"], rows)
+
+
+def bench_latency(build, binary, n_rounds):
+    samples = {}
+    with contextlib.ExitStack() as stack:
+        servers = started(stack, [Server("floor", program(build / "floor")),
+                                  Server("floor again", program(build / "floor")),
+                                  Server("tetherd", tetherd(binary, listener=EVERY_TIMEOUT))])
+        loads = []
+        for server in servers:
+            loads.append(stack.enter_context(held(build, server, N_HELD)))
+            loads[-1].wait_open()
+            samples[server.name] = []
+        for i in range(n_rounds):
+            for server in rotated(servers, i):
+                with Load(build, server, 3000, "-r", "1000", "-l", "-s", "1000") as load:
+                    delays = load.end(N_HELD)[0].split()
+                samples[server.name].append([int(delay) / 1000 for delay in delays])
+        for load in loads:
+            load.end()
+    def column(name, which):
+        mine, floor = ([pair[which] for pair in samples[key]] for key in (name, "floor"))
+        return f"{median(mine):.0f}, {ratio(mine, floor):.2f}"
+    show_table(f"From a client's FIN to the server's with {N_HELD:,} idle connections, 1,000 ends a second: µs, and the "
+               "ratio to the floor", ["", "p50", "p99"], [[name, column(name, 0), column(name, 1)] for name in samples])
+
+
+def usec_per_ending(build, server, n_clients):
+    with held(build, server, n_clients) as load:
+        load.wait_open()
+        before = server.cpu_usec()
+        load.end()
+    return (server.cpu_usec() - before) / n_clients
+
+
+def bench_storm(build, binary, n_rounds):
+    """And growth: the same with few, and whole lives beside few and many."""
+    sizes = (N_FEW, N_HELD)
+    with contextlib.ExitStack() as stack:
+        servers = started(stack, [Server("floor", program(build / "floor")),
+                                  Server("tetherd", tetherd(binary, listener=EVERY_TIMEOUT))])
+        endings = {(server.name, n): [] for server in servers for n in sizes}
+        lives = {(server.name, n): [] for server in servers for n in sizes}
+        for server in servers:
+            usec_per_ending(build, server, N_HELD)
+        for i in range(n_rounds):
+            for server in rotated(servers, i):
+                for n in rotated(sizes, i):
+                    # So many endings at once, whatever the size of the storm.
+                    endings[server.name, n].append(median(usec_per_ending(build, server, n)
+                                                          for _ in range(5 if n == N_FEW else 1)))
+                    with held(build, server, n) as load:
+                        load.wait_open()
+                        lives[server.name, n].append(usec_per_life(build, server, 5000, ["-s", "1000"], n))
+                        load.end()
+    rows = []
+    for what, samples in (("an ending of many at once", endings), ("a life beside them", lives)):
+        for server in servers:
+            few, many = (samples[server.name, n] for n in sizes)
+            rows.append([f"{server.name}: {what}", f"{median(few):.1f}", f"{median(many):.1f}",
+                         f"{ratio(many, few):.2f}", f"{ratio(many, samples['floor', N_HELD]):.2f}"])
+    show_table("CPU of the server, µs", ["", f"{N_FEW:,} open", f"{N_HELD:,} open", "many to few",
+                                         "many, to the floor"], rows)
+
+
+STOPPED_SEC = 30
+STOPPED_RATE = 2000
+
+
+def bench_stopped(build, binary, _n_rounds):
+    """journald stands still: nobody waits for it, and what was dropped is counted."""
+    rows = []
+    with private_journald() as journald, Server(
+            "tetherd", tetherd(binary, daemon=WITH_RECORDS), journald.enter) as server:
+        pid = server.process.pid
+
+        def delays():
+            with Load(build, server, STOPPED_RATE * STOPPED_SEC, "-r", str(STOPPED_RATE), "-l") as load:
+                said = load.process.communicate()[0].splitlines()
+                if load.process.returncode != 0:
+                    raise Failure("a life was lost")
+            return [f"{int(delay) / 1000:.0f}" for delay in said[0].split()]
+
+        def row(what):
+            before = server.memory()["Private_Dirty"]
+            rows.append([what, f"{STOPPED_RATE * STOPPED_SEC:,}", *delays(),
+                         f"{(server.memory()['Private_Dirty'] - before) / (1 << 20):.1f}"])
+
+        with Load(build, server, WARM_UP, "-r", "2000") as load:
+            load.end()
+        row("journald answers")
+        journald.kill(signal.SIGSTOP)
+        try:
+            row("journald is stopped")
+        finally:
+            journald.kill(signal.SIGCONT)
+        row("it answers again")
+        journald.sync()
+        records, _ = journald.read(pid, None)
+    lost = [record for record in records if record.get("TETHERD_EVENT") == "records-lost"]
+    numbers = {int(record["TETHERD_SEQUENCE"]) for record in records if "TETHERD_SEQUENCE" in record}
+    n_missing = len(set(range(1, max(numbers) + 1)) - numbers)
+    show_table(f"journald stopped for {STOPPED_SEC} s at {STOPPED_RATE:,} lives a second",
+               ["", "lives", "p50, µs", "p99, µs", "memory grew by, MiB"], rows)
+    say(f"\n{len(lost)} records-lost record(s) tell of {sum(int(r['TETHERD_RECORDS_LOST']) for r in lost):,} "
+        f"records; {n_missing:,} numbers are missing in the journal. log_queue = 16384 (at most 16 MiB).")
+
+
+def bench_callback(build, _binary, _n_rounds):
     output = subprocess.run([build / "callback"], check=True, text=True, stdout=subprocess.PIPE,
                             preexec_fn=placed_on(SERVER_CPU)).stdout
-    return dict(line.split() for line in output.splitlines())
+    show_table("A plugin's callback", ["", "ns"], [line.split() for line in output.splitlines()])
 
 
-# ---- the table ----
-
-
-class Table:
-    """Lines in the order in which they were first seen, one column a server."""
-
-    def __init__(self):
-        self.lines = {}
-
-    def add(self, rows):
-        for label, cells in rows:
-            self.lines.setdefault(label, {}).update(cells)
-
-    def show(self):
-        names = list(dict.fromkeys(name for cells in self.lines.values() for name in cells))
-        grid = [["", *names]] + [[label, *(cells.get(name, "") for name in names)]
-                                 for label, cells in self.lines.items()]
-        widths = [max(map(len, column)) for column in zip(*grid)]
-        grid.insert(1, ["-" * width for width in widths])
-        for line in grid:
-            print("|", " | ".join(cell.ljust(width) for cell, width in zip(line, widths)), "|")
-
-
-def describe_machine(n_rounds, how=f"server on CPU {SERVER_CPU}, load on CPU {LOAD_CPU}", peer="the floor"):
-    model = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
-    print(f"{datetime.date.today()}, {model[1] if model else platform.machine()}, {os.cpu_count()} CPUs, "
-          f"Linux {platform.release()}; {how}; medians (least to most) of {n_rounds} interleaved rounds, ratios to "
-          f"{peer} in the same round")
+PARTS = {"lives": bench_lives, "idle": bench_idle, "calls": bench_calls, "records": bench_records,
+         "latency": bench_latency, "storm": bench_storm, "stopped": bench_stopped, "callback": bench_callback}
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("build", type=Path, help="holds floor and load")
-    parser.add_argument("tetherd", nargs="?", type=Path)
+    parser.add_argument("--only", action="append", choices=PARTS)
+    parser.add_argument("--write", type=Path, help="where the tables go as well")
+    parser.add_argument("build", type=Path, help="holds floor, load and the peers")
+    parser.add_argument("tetherd", type=Path)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-
-    def floor(port):
-        return [arguments.build / "floor", str(port)]
-
-    with contextlib.ExitStack() as stack:
-        directory = tempfile.mkdtemp(prefix="tetherd-bench-")
-        stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        for name in ("run", "state"):
-            os.mkdir(f"{directory}/{name}", mode=0o700)
-
-        def tetherd(port):
-            path = Path(directory) / "tetherd.conf"
-            path.write_text(CONFIG.format(directory=directory, port=port))
-            return [arguments.tetherd, "-c", path]
-
-        peers = {"floor": floor}
-        if arguments.tetherd:
-            peers["tetherd"] = tetherd
-        table, untraced = Table(), set()
-        with contextlib.ExitStack() as running:
-            servers = [running.enter_context(Server(name, command))
-                       for name, command in {"floor": floor, "floor again": floor, **peers}.items()]
-            table.add(measure_cpu(servers, arguments.build, arguments.rounds))
-        for name, command in peers.items():
-            with Server(name, command) as server:
-                table.add(measure_idle(server, arguments.build))
-        for name, command in peers.items():
-            with Server(name, command) as server:
-                try:
-                    table.add(measure_calls(server, arguments.build, directory))
-                except NotTraced as reason:
-                    untraced.add(str(reason))
-        describe_machine(arguments.rounds)
-        table.show()
-        if arguments.tetherd:
-            nsec = measure_callback(arguments.build)
-            print(f"A plugin's callback: {nsec['callback']} ns; a bare call: {nsec['bare']} ns; a call from a plugin "
-                  f"(tetherd_data): {nsec['call']} ns.")
-        for reason in untraced:
-            print(f"System calls were not counted: {reason}.")
+    say(f"{describe_machine()}; {arguments.rounds} rounds")
+    for name in arguments.only or PARTS:
+        try:
+            PARTS[name](arguments.build.absolute(), arguments.tetherd.absolute(), arguments.rounds)
+        except Skip as reason:
+            say(f"\n{name} was not measured: {reason}.")
+    if arguments.write:
+        arguments.write.write_text("\n".join([*SAID, ""]))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 /*
  * The load: lives of clients against 127.0.0.1.
  *
- *     load [-n LIVES] [-w WINDOW] [-r RATE] [-e fin|reset|hold|greeted] PORT
+ *     load [-n LIVES] [-w WINDOW] [-r RATE] [-s SOURCE] [-e fin|reset|hold|greeted] [-a fin|reset] [-l] PORT
  *
  * At most WINDOW lives are under way, at most RATE begin in a second (0: flat out). With `fin` a client sends
  * FIN as soon as it is connected and waits for the server's; TIME_WAIT stays on this side. With `reset` it sends
  * RST; nothing tells it when the server has seen that, so every 64th life and the last one end with FIN, and the
  * answer confirms all that began before: accept queues are first in, first out. With `greeted` a client waits for a
  * line from the server, and so until its resources are loaded, before it sends FIN. With `hold` the clients stay,
- * "open" is printed, and at the end of stdin they all send FIN and wait. The last line, "ended", is written when
- * the server has answered the last FIN.
+ * "open" is printed, and at the end of stdin they all send FIN and wait, or with `-a reset` send RST and do not. The
+ * last line, "ended", is written when the server has answered the last FIN. With `-l` the line before says how long
+ * the server's FINs took, p50 and p99 in nanoseconds, from ours to theirs.
  *
  * What it relies on: the kernel finds at most 14,116 ports from one address to another, so the lives take turns
- * in using 250 addresses of 127.0.0.0/8 (IP_BIND_ADDRESS_NO_PORT leaves the choice of the port to connect).
+ * in using 250 addresses of 127.0.0.0/8, from 127.1.0.1 on and SOURCE (IP_BIND_ADDRESS_NO_PORT leaves the choice of
+ * the port to connect).
  *
  * What it deliberately does not do: send data, or go on after a fault. A life that fails makes the round void
  * and ends the program with status 1.
@@ -21,6 +23,7 @@
 #include "base/util.h"
 #include <arpa/inet.h>
 #include <err.h>
+#include <inttypes.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <sys/epoll.h>
@@ -39,12 +42,15 @@ enum life_state { LIFE_NONE, LIFE_CONNECTING, LIFE_CONNECTED, LIFE_ENDING };
 struct life {
         enum life_state state;
         unsigned int number;
+        uint64_t fin_nsec; /* with -l: when ours was sent */
 };
 
 struct load {
-        unsigned int n_lives, n_window, rate;
+        unsigned int n_lives, n_window, rate, source;
         enum ending ending;
-        in_port_t port; /* network order */
+        enum ending held_ending; /* of those that were held */
+        uint64_t *delays_nsec;   /* with -l: of each life */
+        in_port_t port;          /* network order */
         int epoll_fd;
         struct life *lives; /* by descriptor */
         int n_fds;
@@ -56,7 +62,8 @@ struct load {
 static void life_begin(struct load *load)
 {
         struct sockaddr_in source = { .sin_family = AF_INET,
-                                      .sin_addr.s_addr = htonl(0x7f010001 + load->n_begun % N_SOURCES) };
+                                      .sin_addr.s_addr =
+                                              htonl(0x7f010001 + load->source + load->n_begun % N_SOURCES) };
         struct sockaddr_in server = { .sin_family = AF_INET,
                                       .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
                                       .sin_port = load->port };
@@ -83,8 +90,17 @@ static void life_close(struct load *load, int fd)
         (void)close(fd);
 }
 
+static uint64_t clock_nsec(void)
+{
+        struct timespec ts;
+
+        (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+        return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
 static void life_send_fin(struct load *load, int fd)
 {
+        load->lives[fd].fin_nsec = load->delays_nsec ? clock_nsec() : 0;
         if (shutdown(fd, SHUT_WR) < 0)
                 err(EXIT_FAILURE, "shutdown");
         load->lives[fd].state = LIFE_ENDING;
@@ -133,6 +149,8 @@ static void life_ended(struct load *load, int fd)
         if (n_bytes != 0)
                 errx(EXIT_FAILURE, "life %u: FIN awaited: %s", load->lives[fd].number,
                      n_bytes > 0 ? "a byte came" : strerror(errno));
+        if (load->delays_nsec)
+                load->delays_nsec[load->lives[fd].number] = clock_nsec() - load->lives[fd].fin_nsec;
         if (load->ending == ENDING_RESET)
                 load->n_done = MAX(load->n_done, load->lives[fd].number + 1);
         else
@@ -214,12 +232,28 @@ static void load_end_held(struct load *load)
         while (read(STDIN_FILENO, &byte, sizeof(byte)) > 0)
                 ;
         load->ending = ENDING_FIN;
-        load->n_done = 0;
+        load->n_done = load->held_ending == ENDING_RESET ? load->n_lives : 0;
         for (int fd = 0; fd < load->n_fds; fd++)
-                if (load->lives[fd].state == LIFE_CONNECTED)
+                if (load->lives[fd].state == LIFE_CONNECTED && load->held_ending == ENDING_RESET)
+                        life_send_reset(load, fd);
+                else if (load->lives[fd].state == LIFE_CONNECTED)
                         life_send_fin(load, fd);
         while (load->n_done < load->n_lives)
                 load_wait(load, USEC_INFINITY);
+}
+
+static int compare_delays(const void *a, const void *b)
+{
+        uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+        return (x > y) - (x < y);
+}
+
+static void say_delays(struct load *load)
+{
+        qsort(load->delays_nsec, load->n_lives, sizeof(*load->delays_nsec), compare_delays);
+        (void)printf("%" PRIu64 " %" PRIu64 "\n", load->delays_nsec[load->n_lives / 2],
+                     load->delays_nsec[load->n_lives - 1 - load->n_lives / 100]);
 }
 
 static int raise_descriptor_limit(void)
@@ -255,9 +289,10 @@ static unsigned int parse_number(const char *text)
 int main(int argc, char **argv)
 {
         struct load load = { .n_lives = 10000, .n_window = 256 };
+        bool tells_delays = false;
         int option;
 
-        while ((option = getopt(argc, argv, "n:w:r:e:")) != -1) {
+        while ((option = getopt(argc, argv, "n:w:r:s:e:a:l")) != -1) {
                 if (option == 'n')
                         load.n_lives = parse_number(optarg);
                 else if (option == 'w')
@@ -266,24 +301,34 @@ int main(int argc, char **argv)
                         load.rate = parse_number(optarg);
                 else if (option == 'e')
                         load.ending = parse_ending(optarg);
+                else if (option == 's')
+                        load.source = parse_number(optarg);
+                else if (option == 'a')
+                        load.held_ending = parse_ending(optarg);
+                else if (option == 'l')
+                        tells_delays = true;
                 else
                         return EXIT_FAILURE;
         }
         if (optind != argc - 1 || load.n_window < FIN_EVERY)
                 errx(EXIT_FAILURE,
-                     "usage: load [-n LIVES] [-w WINDOW, at least %d] [-r RATE] "
-                     "[-e fin|reset|hold|greeted] PORT",
+                     "usage: load [-n LIVES] [-w WINDOW, at least %d] [-r RATE] [-s SOURCE] "
+                     "[-e fin|reset|hold|greeted] [-a fin|reset] [-l] PORT",
                      FIN_EVERY);
         load.port = htons((in_port_t)parse_number(argv[optind]));
         load.n_fds = raise_descriptor_limit();
         load.lives = calloc((size_t)load.n_fds, sizeof(*load.lives));
+        load.delays_nsec = tells_delays ? calloc(load.n_lives, sizeof(*load.delays_nsec)) : NULL;
         load.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-        if (!load.lives || load.epoll_fd < 0)
+        if (!load.lives || tells_delays != !!load.delays_nsec || load.epoll_fd < 0)
                 err(EXIT_FAILURE, "starting");
         load_run(&load);
         if (load.ending == ENDING_HOLD)
                 load_end_held(&load);
+        if (tells_delays)
+                say_delays(&load);
         (void)puts("ended");
+        free(load.delays_nsec);
         free(load.lives);
         return EXIT_SUCCESS;
 }

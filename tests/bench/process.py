@@ -15,11 +15,11 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from bench import HARD_LIMIT, N_HELD, Failure, Server, Table, describe_machine, die_with_parent, free_port
+from bench import N_HELD
+from server import HARD_LIMIT, Failure, Server, describe_machine, die_with_parent, free_port, say, show_table
 
 WINDOW = 64  # lives under way at once
 
@@ -70,7 +70,7 @@ def anywhere():
 
 
 class Contestant(Server):
-    placed = staticmethod(lambda: anywhere)
+    placed = staticmethod(anywhere)
 
     def children_cpu_usec(self):
         """Of children that are gone, what they did before they ran their program included."""
@@ -122,43 +122,39 @@ def main():
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
+    child = arguments.build.resolve() / "child"
+    idle_port = free_port()
+
+    def tetherd(port_of_idle):
+        def command(directory, port):
+            config = directory / "tetherd.conf"
+            config.write_text(TETHERD.format(directory=directory, child=child, port=port, idle_port=port_of_idle))
+            return [arguments.tetherd, "-c", config]
+        return command
+
+    def xinetd(directory, port):
+        config = directory / "xinetd.conf"
+        config.write_text(XINETD.format(child=child, port=port))
+        return ["xinetd", "-dontfork", "-f", config]
+
+    peers = {"tetherd": tetherd(free_port()), f"tetherd, {N_HELD:,} idle": tetherd(idle_port)}
+    if shutil.which("tcpserver"):
+        peers["tcpserver"] = lambda _directory, port: ["tcpserver", "-q", "-H", "-R", "-l", "0", "-c", "1000", "127.0.0.1",
+                                                       port, child]
+    if shutil.which("xinetd"):
+        peers["xinetd"] = xinetd
     with contextlib.ExitStack() as stack:
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # as /run, where the ledger is by default
-        directory, child = Path(tempfile.mkdtemp(prefix="tetherd-bench-", dir=memory)), arguments.build.resolve() / "child"
-        stack.callback(shutil.rmtree, directory, ignore_errors=True)
-
-        def configured(name, text, **names):
-            own = directory / name
-            own.mkdir()
-            for folder in ("run", "state"):
-                (own / folder).mkdir(mode=0o700)
-            (own / "conf").write_text(text.format(directory=own, child=child, **names))
-            return own / "conf"
-
-        def tetherd(name, idle_port):
-            return lambda port: [arguments.tetherd, "-c", configured(name, TETHERD, port=port, idle_port=idle_port)]
-
-        idle_port, peers, missing = free_port(), {}, []
-        peers["tetherd"] = tetherd("tetherd", free_port())
-        full = f"tetherd, {N_HELD:,} idle"
-        peers[full] = tetherd("full", idle_port)
-        if shutil.which("tcpserver"):
-            peers["tcpserver"] = lambda port: ["tcpserver", "-q", "-H", "-R", "-l", "0", "-c", "1000", "127.0.0.1",
-                                               str(port), str(child)]
-        if shutil.which("xinetd"):
-            peers["xinetd"] = lambda port: ["xinetd", "-dontfork", "-f", configured("xinetd", XINETD, port=port)]
-        missing = [name for name in ("tcpserver", "xinetd") if name not in peers]
         servers = [stack.enter_context(Contestant(name, command)) for name, command in peers.items()]
         held = load(arguments.build, idle_port, "-n", str(N_HELD), "-e", "hold", "-r", "10000")
         stack.callback(held.communicate)
         if held.stdout.readline() != "open\n":
             raise Failure(f"{N_HELD} connections could not be opened")
-        table = Table()
-        table.add(measure(servers, arguments.build, arguments.rounds, arguments.lives))
-        describe_machine(arguments.rounds, f"{arguments.lives} lives a round, {WINDOW} at a time, on every CPU", "each")
-        table.show()
-        for name in missing:
-            print(f"{name} is not installed.")
+        rows = dict(measure(servers, arguments.build, arguments.rounds, arguments.lives))
+    say(f"{describe_machine('every CPU for all')}; {arguments.rounds} rounds of {arguments.lives} lives, {WINDOW} at a time")
+    show_table("Children", ["", *peers], [[label, *(cells.get(name, "") for name in peers)] for label, cells in rows.items()])
+    for name in ("tcpserver", "xinetd"):
+        if name not in peers:
+            say(f"{name} is not installed.")
 
 
 if __name__ == "__main__":
