@@ -125,7 +125,7 @@ static unsigned kinds_of(struct config *config, const struct section *section)
                 return 0;
         }
         const struct key_word *word = key_find_word(key_find(SECTION_RESOURCE, "type", 0), entry->value);
-        return word && !word->is_planned ? 1U << word->value : 0;
+        return word ? 1U << word->value : 0;
 }
 
 static void set_defaults(struct config *config, struct section *section)

@@ -7,71 +7,71 @@
 #include <syslog.h>
 
 static const struct key_word preserves[] = {
-        { "no", PRESERVE_NO, false },
-        { "restart", PRESERVE_RESTART, false },
-        { "always", PRESERVE_ALWAYS, false },
-        { NULL, 0, false },
+        { "no", PRESERVE_NO },
+        { "restart", PRESERVE_RESTART },
+        { "always", PRESERVE_ALWAYS },
+        { NULL, 0 },
 };
 static const struct key_word log_targets[] = {
-        { "auto", LOG_TARGET_AUTO, false },
-        { "journal", LOG_TARGET_JOURNAL, false },
-        { "stderr", LOG_TARGET_STDERR, false },
-        { NULL, 0, false },
+        { "auto", LOG_TARGET_AUTO },
+        { "journal", LOG_TARGET_JOURNAL },
+        { "stderr", LOG_TARGET_STDERR },
+        { NULL, 0 },
 };
 static const struct key_word log_levels[] = {
-        { "debug", LOG_DEBUG, false },     { "info", LOG_INFO, false }, { "notice", LOG_NOTICE, false },
-        { "warning", LOG_WARNING, false }, { "err", LOG_ERR, false },   { NULL, 0, false },
+        { "debug", LOG_DEBUG },     { "info", LOG_INFO }, { "notice", LOG_NOTICE },
+        { "warning", LOG_WARNING }, { "err", LOG_ERR },   { NULL, 0 },
 };
 static const struct key_word log_events[] = {
-        { "all", LOG_EVENTS_ALL, false },
-        { "closed", LOG_EVENTS_CLOSED, false },
-        { "problems", LOG_EVENTS_PROBLEMS, false },
-        { "none", LOG_EVENTS_NONE, false },
-        { NULL, 0, false },
+        { "all", LOG_EVENTS_ALL },
+        { "closed", LOG_EVENTS_CLOSED },
+        { "problems", LOG_EVENTS_PROBLEMS },
+        { "none", LOG_EVENTS_NONE },
+        { NULL, 0 },
 };
 static const struct key_word handlers[] = {
-        { "discard", HANDLER_DISCARD, false },
-        { "echo", HANDLER_ECHO, false },
-        { "plugin:", HANDLER_PLUGIN, false },
-        { NULL, 0, false },
+        { "discard", HANDLER_DISCARD },
+        { "echo", HANDLER_ECHO },
+        { "plugin:", HANDLER_PLUGIN },
+        { NULL, 0 },
 };
 static const struct key_word half_closes[] = {
-        { "close", HALF_CLOSE_CLOSE, false },
-        { "keep", HALF_CLOSE_KEEP, false },
-        { NULL, 0, false },
+        { "close", HALF_CLOSE_CLOSE },
+        { "keep", HALF_CLOSE_KEEP },
+        { NULL, 0 },
 };
 static const struct key_word types[] = {
-        { "none", RESOURCE_NONE, false },       { "directory", RESOURCE_DIRECTORY, false },
-        { "exec", RESOURCE_EXEC, false },       { "pool", RESOURCE_POOL, false },
-        { "process", RESOURCE_PROCESS, false }, { "unit", RESOURCE_UNIT, false },
-        { "helper", RESOURCE_HELPER, false },   { NULL, 0, false },
+        { "none", RESOURCE_NONE },       { "directory", RESOURCE_DIRECTORY },
+        { "exec", RESOURCE_EXEC },       { "pool", RESOURCE_POOL },
+        { "process", RESOURCE_PROCESS }, { "unit", RESOURCE_UNIT },
+        { "helper", RESOURCE_HELPER },   { NULL, 0 },
 };
 static const struct key_word when_emptys[] = {
-        { "reject", WHEN_EMPTY_REJECT, false },
-        { "wait", WHEN_EMPTY_WAIT, false },
-        { NULL, 0, false },
+        { "reject", WHEN_EMPTY_REJECT },
+        { "wait", WHEN_EMPTY_WAIT },
+        { NULL, 0 },
 };
 static const struct key_word sockets[] = {
-        { "none", PROCESS_SOCKET_NONE, false },
-        { "stdio", PROCESS_SOCKET_STDIO, false },
-        { NULL, 0, false },
+        { "none", PROCESS_SOCKET_NONE },
+        { "stdio", PROCESS_SOCKET_STDIO },
+        { NULL, 0 },
 };
 static const struct key_word on_exits[] = {
-        { "close", ON_EXIT_CLOSE, false },
-        { "keep", ON_EXIT_KEEP, false },
-        { NULL, 0, false },
+        { "close", ON_EXIT_CLOSE },
+        { "keep", ON_EXIT_KEEP },
+        { NULL, 0 },
 };
 static const struct key_word job_modes[] = {
-        { "replace", JOB_MODE_REPLACE, false },
-        { "fail", JOB_MODE_FAIL, false },
-        { "ignore-dependencies", JOB_MODE_IGNORE_DEPENDENCIES, false },
-        { "ignore-requirements", JOB_MODE_IGNORE_REQUIREMENTS, false },
-        { NULL, 0, false },
+        { "replace", JOB_MODE_REPLACE },
+        { "fail", JOB_MODE_FAIL },
+        { "ignore-dependencies", JOB_MODE_IGNORE_DEPENDENCIES },
+        { "ignore-requirements", JOB_MODE_IGNORE_REQUIREMENTS },
+        { NULL, 0 },
 };
 static const struct key_word load_failures[] = {
-        { "nothing", LOAD_FAILURE_NOTHING, false },
-        { "release", LOAD_FAILURE_RELEASE, false },
-        { NULL, 0, false },
+        { "nothing", LOAD_FAILURE_NOTHING },
+        { "release", LOAD_FAILURE_RELEASE },
+        { NULL, 0 },
 };
 
 #define AT(config, field) \
@@ -79,7 +79,6 @@ static const struct key_word load_failures[] = {
 #define DAEMON(field)    .section = SECTION_DAEMON, AT(daemon_config, field)
 #define LISTENER(field)  .section = SECTION_LISTENER, AT(listener_config, field)
 #define RESOURCE(field)  .section = SECTION_RESOURCE, AT(resource_config, field)
-#define PLANNED(kind)    .section = SECTION_##kind, .size = sizeof(uint64_t), .flags = KEY_PLANNED
 #define RANGE(low, high) .min = (low), .max = (high)
 #define TIMEOUT          RANGE(USEC_PER_MSEC, USEC_INFINITY - 1), .flags = KEY_INFINITY
 

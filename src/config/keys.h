@@ -1,7 +1,6 @@
 /*
  * keys: the one table of everything that a configuration file may say. Parser, defaults, ranges, suggestions,
- * --print-config and the check that the man page names every key come from it. Keys of features that this
- * version does not have are in it too, so that nothing is ignored silently: KEY_PLANNED.
+ * --print-config and the check that the man page names every key come from it.
  */
 #pragma once
 
@@ -32,16 +31,14 @@ enum key_type {
         KEY_RULES,       /* struct rules */
         KEY_HANDLER,     /* the listener's handler, one of key->words, and what a plugin's path is */
         KEY_NAMES,       /* the listener's resources */
-        KEY_TEXT,        /* nothing: only for planned keys */
 };
 
 enum key_flags {
         KEY_AUTO = 1 << 0,          /* `auto` is allowed, 0 in the struct */
         KEY_INFINITY = 1 << 1,      /* `infinity` is allowed, UINT64_MAX in the struct */
         KEY_WHOLE_SECONDS = 1 << 2, /* no fractions of a second */
-        KEY_PLANNED = 1 << 3, /* not in this version: only the default is accepted, no field in the struct */
-        KEY_CIDRS = 1 << 4,   /* of rules, only CIDRs are allowed */
-        KEY_CAUSE = 1 << 5,   /* a template that is used at an ending: %c is known, %{name} is not */
+        KEY_CIDRS = 1 << 4,         /* of rules, only CIDRs are allowed */
+        KEY_CAUSE = 1 << 5,         /* a template that is used at an ending: %c is known, %{name} is not */
 };
 
 /* What a change at a reload applies to. */
@@ -66,7 +63,6 @@ enum key_kinds {
 struct key_word {
         const char *name; /* with a ':' at its end: anything may follow */
         unsigned value;
-        bool is_planned;
 };
 
 struct key {

@@ -126,7 +126,7 @@ const char *number_format(const struct key *key, uint64_t value, char buffer[sta
                 break;
         case KEY_WORD:
                 for (const struct key_word *word = key->words; word->name; word++)
-                        if (word->value == value && !word->is_planned)
+                        if (word->value == value)
                                 return word->name;
                 break;
         case KEY_MODE:

@@ -57,33 +57,8 @@ static void set_scalar(const struct key *key, void *object, const char *text, co
         int r = number_parse(key, text, &value);
         if (r < 0)
                 fault(ini, entry, number_wanted(key, wanted));
-        else if (key->type == KEY_WORD && *text != '\0' && key_find_word(key, text)->is_planned)
-                ini_fault_at(ini, entry, "%s = %s is not supported by this version of tetherd", key->name,
-                             text);
         else
                 store(key, object, value);
-}
-
-/* Only what is the default is accepted, however it is written. */
-static void set_planned(const struct key *key, const struct ini_entry *entry, struct ini *ini)
-{
-        char wanted[NUMBER_WANTED_MAX];
-        uint64_t value, standard;
-        bool is_standard;
-
-        if (!entry)
-                return;
-        if (key->type == KEY_TEXT) {
-                is_standard = streq(entry->value, key->standard);
-        } else {
-                if (number_parse(key, entry->value, &value) < 0) {
-                        fault(ini, entry, number_wanted(key, wanted));
-                        return;
-                }
-                is_standard = number_parse(key, key->standard, &standard) == 0 && value == standard;
-        }
-        if (!is_standard)
-                ini_fault_at(ini, entry, "%s is not supported by this version of tetherd", key->name);
 }
 
 /* ---- texts ---- */
@@ -424,10 +399,6 @@ void value_set(const struct key *key, const struct section *section, const struc
         if (entry && entry->value[0] == '\0')
                 entry = NULL;
         const char *text = entry ? entry->value : standard_of(key, &owned, ini);
-        if (key->flags & KEY_PLANNED) {
-                set_planned(key, entry, ini);
-                return;
-        }
         switch (key->type) {
         case KEY_FOLDER:
         case KEY_TEMPLATE:
@@ -452,7 +423,6 @@ void value_set(const struct key *key, const struct section *section, const struc
                 set_handler(key, section->object, text, entry, ini);
                 break;
         case KEY_NAMES: /* check.c: they may be in a file that is yet to come */
-        case KEY_TEXT:
                 break;
         default:
                 set_scalar(key, section->object, text, entry, ini);
@@ -462,8 +432,6 @@ void value_set(const struct key *key, const struct section *section, const struc
 
 void value_free(const struct key *key, void *object)
 {
-        if (key->flags & KEY_PLANNED)
-                return;
         if (key->type == KEY_FOLDER || key->type == KEY_TEMPLATE || key->type == KEY_PATH ||
             key->type == KEY_UNIT)
                 free(*(char **)field(key, object));
@@ -482,8 +450,6 @@ const char *value_text(const struct key *key, const struct section *section,
 {
         const struct ini_entry *entry = section->given[key - keys];
 
-        if (key->flags & KEY_PLANNED)
-                return key->standard;
         if (key->type == KEY_FOLDER)
                 return *(char **)field(key, section->object);
         if (key->type < KEY_FOLDER && key->type != KEY_USER && key->type != KEY_GROUP)

@@ -6,7 +6,7 @@ import shutil
 import socket
 import struct
 
-from machine import BUILD, Service, machine, main, scene
+from machine import BUILD, Service, main, scene
 
 from harness import eventually, expect, expect_equal
 

@@ -624,7 +624,6 @@ END_TEST
 #define X              "[resource:x]\ntype = exec\nload = sh\n"
 #define P              "[resource:x]\ntype = pool\nitems = "
 #define NOT_OF_SYSTEMD " has no effect on sockets of systemd: set "
-#define UNSUPPORTED    " is not supported by this version of tetherd"
 #define SHARED         ": a helper is started once, for all connections: of the specifiers, only %% has a meaning"
 #define CUT                                                                                                \
         "a ';' after a blank or at the start of a value begins a comment, which cuts the value: comments " \
@@ -844,7 +843,7 @@ static const struct {
         { L "refusal = %{}\n", MAIN ":3: refusal: %{} is not known here" },
         { L "refusal = %\n", MAIN ":3: refusal: a single % at the end; %% stands for it" },
 
-        /* what a later version will have */
+        /* types */
         { "[resource:x]\ntype = unit\n", MAIN ":1: [resource:x] has no unit" },
         { "[resource:x]\ntype = helper\n", MAIN ":1: [resource:x] has no command" },
         { "[resource:x]\ntype = helper\ncommand = /nonexistent\n",
