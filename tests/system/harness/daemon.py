@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from harness.basics import (BINARY, DIRECTORY, SLOW, WRAPPER, Failure, Skip, die_with_parent, eventually, expect,
@@ -130,6 +131,7 @@ class Daemon(Records, Kernel, Books):
     def spawn(self, *arguments):
         """Starts the binary without waiting for it."""
         enter = [] if self.is_on_stderr else journald().enter
+        self.born = time.time_ns() // 1000  # as records tell when they came
         with open(self.stderr_path, "ab") as stderr:
             self.process = subprocess.Popen([*enter, *self.enter, *self.command(*arguments)], cwd="/",
                                             env=self.environment(), stdin=subprocess.DEVNULL, stdout=stderr,
