@@ -171,10 +171,9 @@ class Together(Service):
             seen, expected = [[step for step in steps if step != "close"] for steps in (seen, expected)]
         expect_equal(seen, expected, f"the life of {client.id}")
         expect(not list(self.machine.path(f"{PLACE}/connections").glob("*")), "a directory is left")
-        units = self.machine.run("systemctl list-units --all --plain --no-legend 'together@*'")
-        expect(not units.strip(), f"units are left: {units}")
-        left = self.machine.try_run(f"pgrep -f '{PLACE}/[p]rogram'").stdout
-        expect(not left.strip(), f"processes are left: {left}")
+        eventually(lambda: not self.machine.run("systemctl list-units --all --plain --no-legend 'together@*'").strip(),
+                   "no unit is left")
+        eventually(lambda: not self.machine.try_run(f"pgrep -f '{PLACE}/[p]rogram'").stdout.strip(), "no process is left")
 
     def expect_free(self):
         """The seat is: another life goes as it should."""
