@@ -75,7 +75,7 @@ UNIT_loop := loop/timer loop/loop
 UNIT_sync := loop/timer loop/loop loop/sync
 UNIT_lease := base/address base/span base/words base/fields $(addprefix loop/,timer loop child) $(addprefix resource/,environment lease text ledger)
 UNIT_ledger := $(UNIT_lease)
-UNIT_pool := $(UNIT_lease) resource/pool
+UNIT_pool := $(UNIT_lease) base/index resource/pool
 UNIT_connection := $(BASE) $(addprefix loop/,timer loop child) $(addprefix service/,notify fds unit store) $(addprefix resource/,environment lease text ledger) $(HANDLER) $(CONNECTION)
 UNIT := timer span words address cidr config journal events notify fds store child environment directory exec process unit-resource request helper slab index unitname cause machine admission proxy handshake lock ids loop sync lease ledger pool plugin connection
 

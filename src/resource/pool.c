@@ -13,18 +13,18 @@
  *
  * Deliberately not here: an item is a text and nothing else, nobody looks whether it is in use outside.
  */
+#include "base/index.h"
 #include "resource/lease.h"
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
 
-#define BUCKETS_MIN   16
 #define HOLDERS_MAX   1000 /* bytes of a line of the summary, unless one item alone is longer */
 #define N_HOLDERS_MAX 500  /* such lines of one pool */
 
 struct item {
-        struct item *next;   /* in its bucket */
-        struct list link;    /* in pool->free or pool->taken */
+        struct index_node node;
+        struct list link;    /* in pool->fresh, free or taken */
         struct list holds;   /* one, or several where ledger records contradict each other */
         uint64_t generation; /* of the newest configuration that names it; 0: none did yet */
         char text[];
@@ -33,10 +33,9 @@ struct item {
 struct pool {
         struct list link; /* in pools->all */
         char *name;
-        struct item **buckets;
-        size_t n_buckets; /* a power of 2, or 0 */
-        size_t n_items;
-        struct list free; /* the longest first */
+        struct index items;
+        struct list fresh; /* made, and not in the pool yet */
+        struct list free;  /* the longest first */
         size_t n_free;
         struct list taken;
         struct list waiting; /* holds without an item, the first that came first */
@@ -70,82 +69,49 @@ _pure_ static uint64_t hash(const char *text)
         return value ^ value >> 32;
 }
 
-static struct item **bucket_of(const struct pool *pool, const char *text)
-{
-        return &pool->buckets[hash(text) & (pool->n_buckets - 1)];
-}
-
-static int pool_grow(struct pool *pool)
-{
-        struct pool grown = { .n_buckets = MAX(2 * pool->n_buckets, (size_t)BUCKETS_MIN) };
-
-        grown.buckets = calloc(grown.n_buckets, sizeof(struct item *));
-        if (!grown.buckets)
-                return -ENOMEM;
-        for (size_t i = 0; i < pool->n_buckets; i++)
-                for (struct item *item = pool->buckets[i], *next; item; item = next) {
-                        struct item **bucket = bucket_of(&grown, item->text);
-
-                        next = item->next;
-                        item->next = *bucket;
-                        *bucket = item;
-                }
-        free(pool->buckets);
-        pool->buckets = grown.buckets;
-        pool->n_buckets = grown.n_buckets;
-        return 0;
-}
-
 static struct item *item_find(const struct pool *pool, const char *text)
 {
-        struct item *item = pool->n_buckets > 0 ? *bucket_of(pool, text) : NULL;
+        struct index_node *node = index_find(&pool->items, hash(text));
 
-        while (item && !streq(item->text, text))
-                item = item->next;
-        return item;
+        for (; node; node = index_find_next(node)) {
+                struct item *item = container_of(node, struct item, node);
+
+                if (streq(item->text, text))
+                        return item;
+        }
+        return NULL;
 }
 
 /* The item of that name. One that is made is neither free nor taken yet, and not in the configuration. */
 static int item_get(struct pool *pool, const char *text, struct item **ret_item)
 {
-        struct item *item = item_find(pool, text), **bucket;
-        int r = !item && pool->n_items >= pool->n_buckets ? pool_grow(pool) : 0;
+        struct item *item = item_find(pool, text);
 
-        if (r == 0 && !item) {
+        if (!item) {
                 item = calloc(1, sizeof(*item) + strlen(text) + 1);
                 if (!item)
                         return -ENOMEM;
                 (void)strcpy(item->text, text);
+                index_node_init(&item->node);
                 list_init(&item->link);
                 list_init(&item->holds);
-                bucket = bucket_of(pool, text);
-                item->next = *bucket;
-                *bucket = item;
-                pool->n_items++;
+                index_add(&pool->items, &item->node, hash(text));
+                list_append(&pool->fresh, &item->link);
         }
         *ret_item = item;
-        return r;
+        return 0;
 }
 
-static bool item_is_fresh(const struct item *item)
-{
-        return !list_is_linked(&item->link);
-}
-
+/* Of nobody's: one that no configuration has named yet is fresh, any other free. */
 static bool item_is_free(const struct item *item)
 {
-        return !item_is_fresh(item) && list_is_empty(&item->holds);
+        return list_is_empty(&item->holds) && item->generation > 0;
 }
 
-/* `at`: where its bucket's chain names it. */
-static void item_remove(struct pool *pool, struct item **at)
+static void item_remove(struct pool *pool, struct item *item)
 {
-        struct item *item = *at;
-
-        pool->n_free -= item_is_free(item);
         list_unlink(&item->link);
-        *at = item->next;
-        pool->n_items--;
+        index_remove(&pool->items, &item->node);
         free(item);
 }
 
@@ -192,11 +158,13 @@ static int pool_get(struct leases *leases, const char *name, struct pool **ret_p
                 if (!pool)
                         return -ENOMEM;
                 pool->name = strdup(name);
-                if (!pool->name) {
+                if (!pool->name || index_init(&pool->items) < 0) {
+                        free(pool->name);
                         free(pool);
                         return -ENOMEM;
                 }
                 list_init(&pool->link);
+                list_init(&pool->fresh);
                 list_init(&pool->free);
                 list_init(&pool->taken);
                 list_init(&pool->waiting);
@@ -209,21 +177,25 @@ static int pool_get(struct leases *leases, const char *name, struct pool **ret_p
 /* Removes what nobody holds and the generation in force does not name. */
 static void pool_sweep(struct pool *pool, uint64_t generation)
 {
-        for (size_t i = 0; i < pool->n_buckets; i++)
-                for (struct item **at = &pool->buckets[i]; *at;)
-                        if (list_is_empty(&(*at)->holds) && (*at)->generation != generation)
-                                item_remove(pool, at);
-                        else
-                                at = &(*at)->next;
+        list_for_each (node, &pool->fresh)
+                item_remove(pool, container_of(node, struct item, link));
+        list_for_each (node, &pool->free) {
+                struct item *item = container_of(node, struct item, link);
+
+                if (item->generation == generation)
+                        continue;
+                item_remove(pool, item);
+                pool->n_free--;
+        }
 }
 
 static void pool_free(struct pool *pool)
 {
         assert(pool->n_users == 0);
         pool_sweep(pool, UINT64_MAX);
-        assert(pool->n_items == 0 && pool->n_free == 0 && pool->n_waiting == 0);
+        assert(pool->n_free == 0 && pool->n_waiting == 0);
         list_unlink(&pool->link);
-        free(pool->buckets);
+        index_deinit(&pool->items);
         free(pool->name);
         free(pool);
 }
@@ -249,21 +221,19 @@ static void take_free(struct hold *hold)
 static void give_back(struct hold *hold)
 {
         const struct pools *pools = hold->claim->lease->leases->shared[RESOURCE_POOL];
-        struct item *item = TAKE_PTR(hold->item), **at;
+        struct item *item = TAKE_PTR(hold->item);
         struct pool *pool = hold->pool;
 
         list_unlink(&hold->link);
         if (!list_is_empty(&item->holds))
                 return;
-        list_unlink(&item->link);
-        if (item->generation == pools->generation) {
-                list_append(&pool->free, &item->link);
-                pool->n_free++;
+        if (item->generation != pools->generation) {
+                item_remove(pool, item);
                 return;
         }
-        for (at = bucket_of(pool, item->text); *at != item;)
-                at = &(*at)->next;
-        item_remove(pool, at);
+        list_unlink(&item->link);
+        list_append(&pool->free, &item->link);
+        pool->n_free++;
 }
 
 static void stop_waiting(struct hold *hold)
@@ -470,12 +440,14 @@ static void set_items(const struct pools *pools, const struct resource_config *r
 
         for (char **text = resource->items; text && *text; text++) {
                 struct item *item = item_find(pool, *text);
+                bool is_fresh = list_is_empty(&item->holds) && item->generation == 0;
 
                 item->generation = pools->generation;
-                if (item_is_fresh(item)) {
-                        list_append(&pool->free, &item->link);
-                        pool->n_free++;
-                }
+                if (!is_fresh)
+                        continue;
+                list_unlink(&item->link);
+                list_append(&pool->free, &item->link);
+                pool->n_free++;
         }
 }
 
@@ -499,7 +471,7 @@ static int pool_configure(struct leases *leases, const struct config *config)
                 struct pool *pool = container_of(node, struct pool, link);
 
                 pool_sweep(pool, pools->generation);
-                if (pool->n_items == 0 && pool->n_users == 0)
+                if (pool->items.n_nodes == 0 && pool->n_users == 0)
                         pool_free(pool);
         }
         list_for_each (node, &pools->all)
@@ -589,8 +561,8 @@ static void pool_summarize(const struct leases *leases)
                 log_message(leases->journal, LOG_NOTICE,
                             "summary: pool %s: %zu of %zu items taken, %zu loads wait; %zu items leave when "
                             "they are given back",
-                            pool->name, pool->n_items - pool->n_free, pool->n_items, pool->n_waiting,
-                            n_removed);
+                            pool->name, pool->items.n_nodes - pool->n_free, pool->items.n_nodes,
+                            pool->n_waiting, n_removed);
                 pool_list_holders(pool, leases->journal);
         }
 }
