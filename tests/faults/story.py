@@ -258,8 +258,7 @@ class Patient(Daemon):
             self.process.kill()
         self.process.wait()
         self.forget_clients()
-        self.notify.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self.close()
 
 
 @contextlib.contextmanager

@@ -30,20 +30,26 @@ release = <mark> %i
 """
 
 
-PORTS_HELD = []
+PORTS_HELD = {}  # each with a socket that marks it for the other stories
 
 
 def free_port():
-    """A port below the ephemeral range that is free on every local address, and that no other story will take as long
-    as this one runs, though nobody listens there yet."""
+    """A port below the ephemeral range that is free on every local address, and that no other story will take until
+    let_port_go(), or the end of this one, though nobody listens there yet."""
     while True:
         port = random.randint(20000, 32000)
         holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
             holder.bind(f"\0tetherd-port-{port}")
             probe.bind(("::", port))
-            PORTS_HELD.append(holder)
+            PORTS_HELD[port] = holder
             return port
+        holder.close()
+
+
+def let_port_go(port):
+    holder = PORTS_HELD.pop(port, None)
+    if holder:
         holder.close()
 
 
@@ -85,6 +91,7 @@ class Daemon(Records, Kernel, Books):
             "dir": self.directory,
             "effects": self.effects_path,
             "port": port,
+            "port6": port6,
             "tcp4": "%s:%d" % self.addresses["tcp4"][1],
             "tcp6": "[%s]:%d" % self.addresses["tcp6"][1],
             "unix": self.addresses["unix"][1],
@@ -231,8 +238,13 @@ class Daemon(Records, Kernel, Books):
             for pid in self.processes():
                 os.kill(pid, signal.SIGKILL)
             self.forget_clients()
-            self.notify.close()
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self.close()
+
+    def close(self):
+        self.notify.close()
+        for name in ("port", "port6"):
+            let_port_go(self.names[name])
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def describe(self):
         """For the reader of a failure."""
