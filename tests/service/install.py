@@ -16,8 +16,10 @@ INSTALLED = f"""
 /usr/share/tetherd/drop-ins/ports.conf /usr/share/tetherd/drop-ins/users.conf /usr/share/tetherd/drop-ins/devices.conf
 /usr/lib/sysusers.d/tetherd.conf /usr/lib/tmpfiles.d/tetherd.conf
 /usr/lib/systemd/catalog/tetherd.catalog /usr/share/bash-completion/completions/tetherd
-/usr/share/man/man8/tetherd.8 /usr/share/man/man5/tetherd.conf.5
+/usr/share/man/man8/tetherd.8 /usr/share/man/man5/tetherd.conf.5 /usr/share/man/man3/tetherd-plugin.3
 /usr/lib/tetherd/examples/session-up /usr/lib/tetherd/examples/session-down
+/usr/lib/tetherd/examples/helper.py /usr/lib/tetherd/examples/helper.sh
+/usr/include/tetherd/plugin.h /usr/share/pkgconfig/tetherd-plugin.pc /usr/share/tetherd/examples/chat.c
 {CONFIG_FILE} {RULES_FILE}
 """.split()
 # What systemd-sysusers, journald and a boot write by themselves.
