@@ -827,8 +827,8 @@ static void end_before(struct connections *connections, enum connection_state li
 
 void connections_end_all(struct connections *connections)
 {
-        end_before(connections,
-                   CONNECTION_READY); /* or what the others give back would make some of them ready */
+        /* First those that wait: what the others give back would make some of them ready. */
+        end_before(connections, CONNECTION_READY);
         end_before(connections, CONNECTION_RELEASING);
 }
 

@@ -6,9 +6,10 @@
  *
  *      prepare   everything that load and release will need is expanded from templates into claim->data,
  *                before the ledger writes down the intent; a claim can be released from `data` alone
- *      load      begins; ends with exactly one claim_loaded() or claim_load_failed(), now or later
+ *      load      begins; ends with exactly one claim_loaded() or claim_load_failed(), now or later. Where nothing
+ *                can be begun it says claim_load_refused(), claim_wait() or claim_defer() instead, at once
  *      release   begins; ends with exactly one claim_released() or claim_release_failed(), now or later.
- *                What is already gone counts as released. May be called again after a failure
+ *                What is already gone counts as released. May be called again after a failure; or claim_defer()
  *      stop      load or release under way is to end at once (time is up): it still ends with one of the above
  *      save      writes `data` as fields for the ledger; restore reads them back in a later run
  *      take_up   of what was restored and is loaded: its connection lived on, so it is not released but goes on

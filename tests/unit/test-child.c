@@ -528,7 +528,7 @@ START_TEST(test_announce)
         options = shell_options(argv);
         options.announce = announce;
         options.userdata = &announced;
-        for (int is_other = 0; is_other <= (geteuid() == 0); is_other++) { /* with vfork(2), with fork(2) */
+        for (int is_other = 0; is_other <= (geteuid() == 0); is_other++) { /* in our memory, in its own */
                 struct run run;
 
                 if (is_other)

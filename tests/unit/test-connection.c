@@ -895,6 +895,25 @@ START_TEST(test_connection_given_deaths)
 }
 END_TEST
 
+/* The peer's RST ended the program, whose end is heard first: the RST was the cause, and nothing of ours is named. */
+START_TEST(test_connection_given_reset_ends_program)
+{
+        char byte;
+        int fd;
+
+        given_begin(false);
+        fd = given_client(false);
+        client_end(fd, 'r');
+        while (recv(fake_socket_fd, &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN)
+                ;
+        ck_assert_int_eq(errno, ECONNRESET); /* the program took it, and exits with a status of 1 */
+        program_ends(1);
+        ck_assert_str_eq(told.cause, "reset");
+        ck_assert_int_eq(told.error, 0);
+        finish();
+}
+END_TEST
+
 /* Both ends shut in order: no reset, the program is left to end. Bytes that are the program's do not wake us. */
 START_TEST(test_connection_given_is_left_alone)
 {
@@ -2142,12 +2161,13 @@ UNIT_MAIN("connection", test_connection_endings, test_connection_half_closed, te
           test_connection_load_fails, test_connection_greeting, test_connection_storm, test_connection_echo,
           test_connection_limit, test_connection_shutdown, test_connection_outlives_its_listener,
           test_connection_given, test_connection_given_unread, test_connection_given_deaths,
-          test_connection_given_is_left_alone, test_connection_given_is_ended,
-          test_connection_given_and_refused, test_connection_given_long_greeting, test_connection_unix,
-          test_connection_unix_stalled, test_connection_moves, test_connection_moves_unsent_bytes,
-          test_connection_moves_half_closed, test_connection_bad_records, test_connection_plugin,
-          test_connection_plugin_ends_it, test_connection_plugin_pending, test_connection_plugin_ends_others,
-          test_connection_plugin_send, test_connection_plugin_greets, test_connection_plugin_pause,
-          test_connection_plugin_breaks, test_connection_plugin_half_closed, test_connection_plugin_admission,
+          test_connection_given_reset_ends_program, test_connection_given_is_left_alone,
+          test_connection_given_is_ended, test_connection_given_and_refused,
+          test_connection_given_long_greeting, test_connection_unix, test_connection_unix_stalled,
+          test_connection_moves, test_connection_moves_unsent_bytes, test_connection_moves_half_closed,
+          test_connection_bad_records, test_connection_plugin, test_connection_plugin_ends_it,
+          test_connection_plugin_pending, test_connection_plugin_ends_others, test_connection_plugin_send,
+          test_connection_plugin_greets, test_connection_plugin_pause, test_connection_plugin_breaks,
+          test_connection_plugin_half_closed, test_connection_plugin_admission,
           test_connection_plugin_without_callbacks, test_connection_plugin_refuses_to_listen,
           test_connection_plugin_is_replaced, test_connection_plugin_thread)
