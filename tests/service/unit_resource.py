@@ -224,10 +224,11 @@ def instances_are_escaped_as_systemd_does_it():
             expect_equal(state(unit.strip()), "active", unit)
             client.close()
             tetherd.wait_ended(client, "eof")
-        twice = [tetherd.connect(7400) for _ in range(2)]
-        for client in twice:
-            client.send(b"same\n")
-        tetherd.wait_ready(twice[0])
+        twice = []
+        for _ in range(2):
+            twice.append(tetherd.connect(7400))
+            twice[-1].send(b"same\n")
+            tetherd.wait_ready(twice[0])
         tetherd.wait_ended(twice[1], "load-failed", state="loading")
         reason = tetherd.wait_record("load-failed", TETHERD_CONNECTION=twice[1].id)["MESSAGE"]
         expect(f"connection {twice[0].id} holds counted@same.service" in reason, reason)
