@@ -32,7 +32,8 @@
 #include <sys/wait.h>
 #include <systemd/sd-event.h>
 
-#define STACK_SIZE ((size_t)256 * 1024) /* of a child; what it does not use is not there */
+#define N_OWN_CAPABILITIES 7
+#define STACK_SIZE         ((size_t)256 * 1024) /* of a child; what it does not use is not there */
 
 /* The sanitizer's: what the child's functions noted of a stack that is left without returning from them. */
 void __asan_unpoison_memory_region(const volatile void *address, size_t size) __attribute__((weak));
@@ -46,6 +47,14 @@ static struct {
         int end; /* the number behind the highest that a child takes along */
         int *fault; /* of the child that starts: a negative errno; shared, also with one that has its own memory */
 } passage = { .null_fd = -1 };
+
+/* What a child has of us and is not to have: looked up once, for by the first start all of it is as it stays. */
+static struct {
+        bool is_known;
+        uint64_t signals; /* bit SIGNAL - 1: handled or ignored */
+        int n_capabilities;
+        int capabilities[N_OWN_CAPABILITIES]; /* passed on by execve(2) */
+} inheritance;
 
 /* What a child needs to know, resolved before it exists. */
 struct plan {
@@ -133,6 +142,51 @@ static void passage_clear(const struct child_options *options)
                 passage_close();
 }
 
+/* ---- what is not passed on ---- */
+
+/*
+ * The kernel's struct sigaction. Not sigaction(2) of the C library, which refuses its own two signals, although its
+ * posix_spawn() passes them on ignored.
+ */
+struct kernel_sigaction {
+        uint64_t handler, flags, restorer, mask;
+};
+
+/* Some cannot be changed, and need not. */
+static int change_signal(int signal, const struct kernel_sigaction *action,
+                         struct kernel_sigaction *ret_before)
+{
+        return (int)syscall(SYS_rt_sigaction, signal, action, ret_before, sizeof(uint64_t));
+}
+
+static uint64_t signal_bit(int signal)
+{
+        return UINT64_C(1) << (signal - 1);
+}
+
+/*
+ * What drop-ins of our unit give to us is not for our commands: one that runs as its own user could become any
+ * other with it. Every other capability that the unit has, an administrator gave it for them.
+ */
+static void find_inheritance(void)
+{
+        static const int own[N_OWN_CAPABILITIES] = {
+                CAP_NET_BIND_SERVICE, CAP_SETUID,      CAP_SETGID, CAP_KILL, CAP_CHOWN,
+                CAP_FOWNER,           CAP_DAC_OVERRIDE
+        };
+        struct kernel_sigaction action;
+
+        if (inheritance.is_known)
+                return;
+        for (int signal = 1; signal < NSIG; signal++)
+                if (change_signal(signal, NULL, &action) == 0 && action.handler != 0)
+                        inheritance.signals |= signal_bit(signal);
+        for (size_t i = 0; i < ARRAY_SIZE(own); i++)
+                if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, own[i], 0, 0) != 0)
+                        inheritance.capabilities[inheritance.n_capabilities++] = own[i];
+        inheritance.is_known = true;
+}
+
 void child_keep_limits(void)
 {
         struct rlimit limit;
@@ -168,14 +222,9 @@ static int restore_limit(void)
 /* All signals are blocked until the last step, when no handler of ours is left that they could call. */
 static void set_signals(void)
 {
-        /*
-         * The kernel's struct sigaction, all SIG_DFL; some cannot be changed, and need not. Not sigaction(2) of the
-         * C library, which refuses its own two signals, although its posix_spawn() passes them on ignored.
-         */
-        static const uint64_t by_default[4];
-
         for (int signal = 1; signal < NSIG; signal++)
-                (void)syscall(SYS_rt_sigaction, signal, by_default, NULL, sizeof(uint64_t));
+                if (inheritance.signals & signal_bit(signal))
+                        (void)change_signal(signal, &(struct kernel_sigaction){ 0 }, NULL);
 }
 
 static int become_user(const struct plan *plan)
@@ -194,17 +243,10 @@ static int become_user(const struct plan *plan)
         return 0;
 }
 
-/*
- * What drop-ins of our unit give to us is not for our commands: one that runs as its own user could become any
- * other with it. Every other capability that the unit has, an administrator gave it for them.
- */
 static int keep_own_capabilities_back(void)
 {
-        static const int own[] = { CAP_NET_BIND_SERVICE, CAP_SETUID,      CAP_SETGID, CAP_KILL, CAP_CHOWN,
-                                   CAP_FOWNER,           CAP_DAC_OVERRIDE };
-
-        for (size_t i = 0; i < ARRAY_SIZE(own); i++)
-                if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_LOWER, own[i], 0, 0) < 0)
+        for (int i = 0; i < inheritance.n_capabilities; i++)
+                if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_LOWER, inheritance.capabilities[i], 0, 0) < 0)
                         return -errno;
         return 0;
 }
@@ -256,35 +298,54 @@ static int run_program(void *userdata)
 
 /* ---- in the parent ---- */
 
-static int child_ended(struct sd_event_source *source, const siginfo_t *info, void *userdata)
-{
-        struct child *child = userdata;
+static struct child *ending; /* whose `exited` runs, until it is forgotten, and maybe freed, in there */
 
-        /* In both cases sd-event reaps it when we return. */
-        if (!child) {
-                (void)sd_event_source_set_floating(source, false); /* drops the last reference */
-                return 0;
+static void child_ended(struct source *source)
+{
+        struct child *child = container_of(source, struct child, source);
+        int pidfd = source->fd;
+        siginfo_t info = { 0 };
+
+        if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0) {
+                source_clear(source, EPOLLIN);
+                return;
         }
-        child->status_code = info->si_code;
-        child->status = info->si_status;
+        child->status_code = info.si_code;
+        child->status = info.si_status;
+        source_deinit(source, child->loop);
+        ending = child;
         child->exited(child);
-        if (sd_event_source_get_userdata(source)) /* else it was forgotten, and maybe freed, in there */
+        if (ending)
                 child_deinit(child);
+        (void)waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED); /* only now its number is free for another */
+        (void)fd_close(pidfd);
+}
+
+/* One that nobody asks for any more. */
+static int reap(struct sd_event_source *source, const siginfo_t *info _unused_, void *userdata _unused_)
+{
+        (void)sd_event_source_set_floating(source,
+                                           false); /* drops the last reference; sd-event reaps after us */
         return 0;
 }
 
-static int child_watch(struct child *child, struct loop *loop, pid_t pid, child_fn exited)
+static void reap_later(struct loop *loop, pid_t pid)
 {
-        struct sd_event_source *source;
-        int r = sd_event_add_child(loop_event(loop), &source, pid, WEXITED, child_ended, child);
+        if (sd_event_add_child(loop_event(loop), NULL, pid, WEXITED, reap, NULL) < 0)
+                (void)waitpid(pid, NULL, 0); /* it was killed */
+}
 
-        if (r < 0) {
-                (void)kill(-pid, SIGKILL);
-                (void)waitpid(pid, NULL, 0);
-                return CHILD_E_LOST;
-        }
-        *child = (struct child){ .pid = pid, .exited = exited, .source = source };
-        return 0;
+/* `pidfd`: used up. */
+static int child_watch(struct child *child, struct loop *loop, pid_t pid, int pidfd, child_fn exited)
+{
+        *child = (struct child){ .pid = pid, .exited = exited, .loop = loop };
+        if (pidfd >= 0 && source_init(&child->source, loop, pidfd, EPOLLIN, EPOLLIN, child_ended) == 0)
+                return 0;
+        *child = (struct child){ 0 };
+        (void)kill(-pid, SIGKILL);
+        (void)waitpid(pid, NULL, 0);
+        (void)fd_close(pidfd);
+        return CHILD_E_LOST;
 }
 
 static int resolve_groups(struct plan *plan)
@@ -317,6 +378,7 @@ static int plan_init(struct plan *plan, const struct child_options *options)
         };
         int r = passage_open();
 
+        find_inheritance();
         if (r == 0)
                 r = program_find(options->argv[0], &plan->path);
         return r == 0 && plan->changes_user ? resolve_groups(plan) : r;
@@ -337,7 +399,7 @@ static void block_signals(sigset_t *ret_mask)
 }
 
 /* Returns when the program runs, or when it never will. */
-static int plan_clone(struct plan *plan, pid_t *ret_pid)
+static int plan_clone(struct plan *plan, pid_t *ret_pid, int *ret_pidfd)
 {
         const int shared = CLONE_FILES | (plan->changes_user ? 0 : CLONE_VM);
         _Alignas(16) char stack[STACK_SIZE]; /* which grows downward, below all that we use meanwhile */
@@ -346,28 +408,31 @@ static int plan_clone(struct plan *plan, pid_t *ret_pid)
 
         *passage.fault = 0;
         block_signals(&mask);
-        *ret_pid = clone(run_program, stack + sizeof(stack), CLONE_VFORK | CLONE_PIDFD | shared | SIGCHLD,
-                         plan, &pidfd);
-        if (*ret_pid < 0)
+        pid_t pid = clone(run_program, stack + sizeof(stack), CLONE_VFORK | CLONE_PIDFD | shared | SIGCHLD,
+                          plan, &pidfd);
+        if (pid < 0)
                 r = -errno;
         (void)sigprocmask(SIG_SETMASK, &mask, NULL);
         if (__asan_unpoison_memory_region)
                 __asan_unpoison_memory_region(stack, sizeof(stack));
-        if (r == 0 && *passage.fault < 0) {
-                (void)waitpid(*ret_pid, NULL, 0);
-                r = *passage.fault;
+        if (r < 0)
+                return r;
+        if (*passage.fault < 0) {
+                (void)waitpid(pid, NULL, 0);
+                (void)fd_close(pidfd);
+                return *passage.fault;
         }
-        /* It kept a descriptor free: whoever could not be watched does not run. sd-event opens one of its own. */
-        (void)fd_close(pidfd);
-        return r;
+        *ret_pid = pid;
+        *ret_pidfd = pidfd;
+        return 0;
 }
 
-static int plan_run(struct plan *plan, pid_t *ret_pid)
+static int plan_run(struct plan *plan, pid_t *ret_pid, int *ret_pidfd)
 {
         int r = passage_fill(plan->options);
 
         if (r == 0)
-                r = plan_clone(plan, ret_pid);
+                r = plan_clone(plan, ret_pid, ret_pidfd);
         passage_clear(plan->options);
         return r;
 }
@@ -376,15 +441,13 @@ int child_start(struct child *child, struct loop *loop, const struct child_optio
 {
         _cleanup_(plan_deinit) struct plan plan;
         pid_t pid = 0;
-        int r;
+        int pidfd = -1, r;
 
-        assert(!child->source);
+        assert(!child->loop);
         r = plan_init(&plan, options);
         if (r == 0)
-                r = plan_run(&plan, &pid);
-        if (r < 0)
-                return r;
-        return child_watch(child, loop, pid, exited);
+                r = plan_run(&plan, &pid, &pidfd);
+        return r < 0 ? r : child_watch(child, loop, pid, pidfd, exited);
 }
 
 int child_fork(struct child *child, struct loop *loop, int (*work)(void *userdata), void *userdata,
@@ -393,9 +456,10 @@ int child_fork(struct child *child, struct loop *loop, int (*work)(void *userdat
         sigset_t mask;
         int r = passage_open();
 
-        assert(!child->source);
+        assert(!child->loop);
         if (r < 0)
                 return r;
+        find_inheritance();
         block_signals(&mask);
         pid_t pid = fork();
         if (pid == 0) {
@@ -413,7 +477,7 @@ int child_fork(struct child *child, struct loop *loop, int (*work)(void *userdat
         if (r < 0)
                 return r;
         (void)setpgid(pid, pid); /* the child does it, too: whoever is first */
-        return child_watch(child, loop, pid, exited);
+        return child_watch(child, loop, pid, pidfd_open(pid, 0), exited);
 }
 
 /* The group that it leads, and where it has left that for another one, itself. */
@@ -431,14 +495,20 @@ int child_kill(struct child *child, int signal)
 
 void child_deinit(struct child *child)
 {
-        if (!child->source)
+        struct loop *loop = child->loop;
+        int pidfd = child->source.fd;
+
+        if (!loop)
                 return;
-        (void)sd_event_source_set_userdata(child->source, NULL);
-        if (child->status_code == 0) {
+        if (ending == child) { /* child_ended() does the rest */
+                ending = NULL;
+        } else {
                 (void)child_kill(child, SIGKILL);
-                (void)sd_event_source_set_floating(child->source, true); /* stays until it is reaped */
+                source_deinit(&child->source, loop);
+                (void)fd_close(pidfd);
+                reap_later(loop, child->pid);
         }
-        child->source = sd_event_source_unref(child->source);
+        child->loop = NULL;
         child->pid = 0;
 }
 

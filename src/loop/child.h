@@ -1,11 +1,12 @@
 /*
  * child: a program that we started: how it starts and how it ends. It returns errors and never logs. A child
- * has default signal dispositions, an empty signal mask, the soft descriptor limit that the daemon was started
- * with, no descriptor but 0, 1 and 2, and a process group of its own, so that all of it can be signalled. Its
- * end is noticed by pidfd (pidfd_open(2)) through the loop's sd-event, which reaps it after `exited` has
- * returned: until then the pid, and so the group, cannot be anybody else's.
+ * has default signal dispositions, an empty signal mask, the soft descriptor limit that the daemon
+ * was started with, no descriptor but 0, 1 and 2, and a process group of its own, so that all of it can be signalled.
+ * Its end is noticed by pidfd (pidfd_open(2)), and it is reaped after `exited` has returned: until then the pid, and
+ * so the group, cannot be anybody else's.
  *
- * SIGCHLD must be blocked in the process (sd_event_add_child(3)), and 0, 1 and 2 must be open.
+ * SIGCHLD must be blocked in the process (sd_event_add_child(3), for those that were forgotten) and not ignored
+ * (waitid(2)), and 0, 1 and 2 must be open.
  */
 #pragma once
 
@@ -54,7 +55,8 @@ struct child {
         int status_code; /* in `exited`: CLD_EXITED, CLD_KILLED or CLD_DUMPED; 0: it runs */
         int status;      /* in `exited`: exit code, or signal number */
         child_fn exited;
-        struct sd_event_source *source;
+        struct loop *loop;    /* NULL: none */
+        struct source source; /* its pidfd */
 };
 
 /*
@@ -66,7 +68,7 @@ void child_keep_limits(void);
 /* `announce` needs this one; it is open as long as we live. Those that are opened first cost the least. */
 void child_keep_open(int fd);
 
-/* It ran, but its end could not be watched (no descriptor left for that), so it was killed. */
+/* It ran, but its end could not be watched (no memory, watch or descriptor was left for that), so it was killed. */
 enum { CHILD_E_LOST = 1 };
 
 /*

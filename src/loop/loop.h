@@ -49,7 +49,7 @@ DEFINE_CLEANUP(struct loop *, loop_free);
 uint64_t loop_now(const struct loop *loop);
 struct wheel *loop_wheel(struct loop *loop);
 
-/* The embedded sd-event, for signals, children (by pidfd) and the bus. */
+/* The embedded sd-event, for signals and the bus. */
 struct sd_event *loop_event(struct loop *loop);
 /* To be called after asking something of a bus that is attached to it, but for callbacks of sd-event itself. */
 void loop_event_changed(struct loop *loop);

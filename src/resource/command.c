@@ -152,7 +152,8 @@ const char *command_fault(const char *program, int r, char buffer[static COMMAND
         bool is_lost = r == CHILD_E_LOST;
 
         (void)snprintf(buffer, COMMAND_TEXT_MAX, "%s cannot be %s: %s", program,
-                       is_lost ? "watched, it was killed" : "started", strerror(is_lost ? EMFILE : -r));
+                       is_lost ? "watched, it was killed" : "started",
+                       is_lost ? "no memory or watch is left" : strerror(-r));
         return buffer;
 }
 

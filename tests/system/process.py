@@ -262,6 +262,14 @@ def it_exits_with_a_status(kind):
 
 
 @scene()
+def whoever_started_us_ignores_children():
+    """Then the kernel would reap ours, and their ends would never be seen (waitid(2))."""
+    ignoring = ["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh"]
+    with Daemon(config("sh -c 'exit 3'"), enter=ignoring) as daemon:
+        expect_exit(daemon, daemon.connect(), status=3)
+
+
+@scene()
 def it_is_killed_by_a_signal():
     with Daemon(config("<die>"), scripts={"die": "kill -KILL $$"}) as daemon:
         client = daemon.connect()
@@ -470,7 +478,7 @@ def it_cannot_be_started():
 @scene()
 def its_end_cannot_be_watched():
     with Daemon(config("cat")) as daemon:
-        with daemon.failing("pidfd_open", "EMFILE", ":when=1"):
+        with daemon.failing("epoll_ctl", "ENOSPC", ":when=4"):
             client = daemon.connect()
             expect_equal(client.receive_rest(), b"", "what the client gets")
             daemon.wait_ended(client, "load-failed", state="loading")

@@ -263,7 +263,7 @@ def load_whose_end_cannot_be_watched():
     # It ran, so it may have left something: it is killed, and released.
     scripts = {"hang": "exec sleep 1000", "undo": ": > <dir>/undone.$TETHERD_CONNECTION"}
     with Daemon(listener("one") + resource("one", "<hang>", "<undo>"), scripts=scripts) as daemon:
-        with daemon.failing("pidfd_open", "EMFILE", ":when=1"):
+        with daemon.failing("epoll_ctl", "ENOSPC", ":when=4"):
             client = daemon.connect()
             expect_failed_load(daemon, client, "load-failed", "one", [], MESSAGE=re.compile("cannot be watched"))
         expect((daemon.directory / f"undone.{client.id}").exists(), "it was not released")

@@ -186,7 +186,7 @@ START_TEST(test_ends)
                 ck_assert_int_eq(run.status_code, rows[i].status_code);
                 ck_assert_int_eq(run.status, rows[i].status);
                 ck_assert_int_eq(run.child.pid, 0);
-                ck_assert_ptr_null(run.child.source);
+                ck_assert_ptr_null(run.child.loop);
                 run_free(&run);
         }
         ck_assert_uint_eq(n_descriptors(), n_before);
@@ -242,7 +242,7 @@ START_TEST(test_starts_that_fail)
                 options.working_directory = rows[i].folder;
                 ck_assert_msg(run_start(&run, &options) == rows[i].error, "row %zu", i);
                 assert_no_child();
-                ck_assert_ptr_null(run.child.source);
+                ck_assert_ptr_null(run.child.loop);
                 child_kill(&run.child, SIGKILL); /* harmless */
                 run_free(&run);
         }
@@ -850,8 +850,9 @@ START_TEST(test_drain_ends_though_a_grandchild_prints_on)
 END_TEST
 
 UNIT_MAIN("child", test_ends, test_starts_that_fail, test_out_of_descriptors, test_fork_out_of_descriptors,
-          test_inheritance, test_high_descriptors, test_folder, test_users, test_users_that_we_may_not_become,
-          test_announce, test_kill_reaches_the_group, test_kill_after_the_leader_ended,
-          test_deinit_of_a_running_child, test_loop_ends_before_the_child, test_exited_frees_its_owner,
-          test_exited_starts_the_next, test_fork, test_process_identity, test_lines, test_lines_in_slices,
-          test_lines_closed, test_much_is_printed, test_drain_ends_though_a_grandchild_prints_on)
+          test_inheritance, test_high_descriptors, test_folder, test_users,
+          test_users_that_we_may_not_become, test_announce, test_kill_reaches_the_group,
+          test_kill_after_the_leader_ended, test_deinit_of_a_running_child, test_loop_ends_before_the_child,
+          test_exited_frees_its_owner, test_exited_starts_the_next, test_fork, test_process_identity,
+          test_lines, test_lines_in_slices, test_lines_closed, test_much_is_printed,
+          test_drain_ends_though_a_grandchild_prints_on)
