@@ -19,7 +19,7 @@ LIBS = $(shell pkg-config --libs $(PACKAGES))
 
 # In layer order. Nothing calls upward: a unit test names the objects that it links, and would not link.
 BASE := $(addprefix base/,address span cidr rules words fields slab index unitname object)
-LOOP := $(addprefix loop/,loop timer child lines sync)
+LOOP := $(addprefix loop/,loop timer slice child lines sync)
 JOURNAL := $(addprefix journal/,record ring limit sink journal events)
 CONFIG := $(addprefix config/,ini suggest keys number value section check print config)
 SERVICE := $(addprefix service/,notify fds store manager lock ids unit bus)
@@ -52,6 +52,7 @@ UNIT_events := base/address base/span $(JOURNAL)
 UNIT_notify := service/notify
 UNIT_fds := service/notify service/fds
 UNIT_store := base/words base/fields $(addprefix service/,notify fds store)
+UNIT_slice := loop/slice
 UNIT_child := base/words $(LOOP)
 UNIT_environment := base/address base/words base/fields loop/loop loop/timer resource/environment
 UNIT_directory := base/address base/words base/fields $(LOOP) $(addprefix resource/,environment directory tree)
@@ -73,11 +74,11 @@ UNIT_lock := service/lock
 UNIT_ids := service/ids
 UNIT_loop := loop/timer loop/loop
 UNIT_sync := loop/timer loop/loop loop/sync
-UNIT_lease := base/address base/span base/words base/fields $(addprefix loop/,timer loop child) $(addprefix resource/,environment lease text ledger)
+UNIT_lease := base/address base/span base/words base/fields $(addprefix loop/,timer loop slice child) $(addprefix resource/,environment lease text ledger)
 UNIT_ledger := $(UNIT_lease)
 UNIT_pool := $(UNIT_lease) base/index resource/pool
-UNIT_connection := $(BASE) $(addprefix loop/,timer loop child) $(addprefix service/,notify fds unit store) $(addprefix resource/,environment lease text ledger) $(HANDLER) $(CONNECTION)
-UNIT := timer span words address cidr config journal events notify fds store child environment directory exec process unit-resource request helper slab index unitname cause machine admission proxy handshake lock ids loop sync lease ledger pool plugin connection
+UNIT_connection := $(BASE) $(addprefix loop/,timer loop slice child) $(addprefix service/,notify fds unit store) $(addprefix resource/,environment lease text ledger) $(HANDLER) $(CONNECTION)
+UNIT := timer span words address cidr config journal events notify fds store slice child environment directory exec process unit-resource request helper slab index unitname cause machine admission proxy handshake lock ids loop sync lease ledger pool plugin connection
 
 define unit-test
 $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.o)

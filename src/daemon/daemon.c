@@ -9,6 +9,7 @@
 #include "daemon/stop.h"
 #include "daemon/summary.h"
 #include "loop/child.h"
+#include "loop/slice.h"
 #include "service/fds.h"
 #include "service/ids.h"
 #include "service/lock.h"
@@ -160,6 +161,7 @@ static int daemon_raise_limits(struct daemon *daemon)
         if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
                 return -errno;
         child_keep_limits();
+        slice_shorten();
         limit.rlim_cur = limit.rlim_max;
         if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
                 return -errno;

@@ -14,6 +14,7 @@
  */
 #include "loop/child.h"
 #include "base/words.h"
+#include "loop/slice.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -288,6 +289,7 @@ static int run_program(void *userdata)
         if (r == 0 && getppid() != plan->parent)
                 r = -ECANCELED;
         if (r == 0) {
+                slice_restore(); /* not before, for we wait for it */
                 unblock_signals();
                 (void)execve(plan->path, options->argv, options->environment);
                 r = -errno;
@@ -466,6 +468,7 @@ int child_fork(struct child *child, struct loop *loop, int (*work)(void *userdat
                 const int fds[] = { passage.null_fd, passage.null_fd,
                                     stderr_fd >= 0 ? stderr_fd : passage.null_fd };
 
+                slice_restore();
                 set_signals();
                 if (setpgid(0, 0) < 0 || set_descriptors(fds, 0) < 0 || restore_limit() < 0)
                         _exit(126);

@@ -1,6 +1,6 @@
 /*
  * child: a program that we started: how it starts and how it ends. It returns errors and never logs. A child
- * has default signal dispositions, an empty signal mask, the soft descriptor limit that the daemon
+ * has default signal dispositions, an empty signal mask, the soft descriptor limit and the time slice that the daemon
  * was started with, no descriptor but 0, 1 and 2, and a process group of its own, so that all of it can be signalled.
  * Its end is noticed by pidfd (pidfd_open(2)), and it is reaped after `exited` has returned: until then the pid, and
  * so the group, cannot be anybody else's.

@@ -7,6 +7,7 @@
 #include "base/words.h"
 #include "loop/child.h"
 #include "loop/lines.h"
+#include "loop/slice.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -373,6 +374,28 @@ START_TEST(test_inheritance)
                 }
                 run_free(&run);
         }
+        teardown();
+}
+END_TEST
+
+START_TEST(test_slice_is_not_passed_on)
+{
+        static const char script[] = "grep ^se.slice /proc/self/sched || echo untold";
+        struct run run;
+        char *before;
+
+        setup();
+        run_shell(&run, script);
+        run_wait(&run);
+        before = words_join(run.said);
+        ck_assert_ptr_nonnull(before);
+        run_free(&run);
+        slice_shorten();
+        run_shell(&run, script);
+        run_wait(&run);
+        assert_said(&run, before);
+        free(before);
+        run_free(&run);
         teardown();
 }
 END_TEST
@@ -850,7 +873,7 @@ START_TEST(test_drain_ends_though_a_grandchild_prints_on)
 END_TEST
 
 UNIT_MAIN("child", test_ends, test_starts_that_fail, test_out_of_descriptors, test_fork_out_of_descriptors,
-          test_inheritance, test_high_descriptors, test_folder, test_users,
+          test_inheritance, test_slice_is_not_passed_on, test_high_descriptors, test_folder, test_users,
           test_users_that_we_may_not_become, test_announce, test_kill_reaches_the_group,
           test_kill_after_the_leader_ended, test_deinit_of_a_running_child, test_loop_ends_before_the_child,
           test_exited_frees_its_owner, test_exited_starts_the_next, test_fork, test_process_identity,
