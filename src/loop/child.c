@@ -34,6 +34,7 @@
 #include <systemd/sd-event.h>
 
 #define N_OWN_CAPABILITIES 7
+#define NSEC_PER_SEC       UINT64_C(1000000000)
 #define STACK_SIZE         ((size_t)256 * 1024) /* of a child; what it does not use is not there */
 
 /* The sanitizer's: what the child's functions noted of a stack that is left without returning from them. */
@@ -66,6 +67,7 @@ struct plan {
         gid_t *groups;
         int n_groups;
         pid_t parent;
+        uint64_t begun; /* in clock ticks since the boot: no child of it started before */
 };
 
 /* ---- the passage ---- */
@@ -141,6 +143,36 @@ static void passage_clear(const struct child_options *options)
         }
         if (!is_ours)
                 passage_close();
+}
+
+/* ---- who a process is ---- */
+
+static char boot_id[37]; /* once it is known; the same as long as we live */
+
+static int read_text(const char *path, char *buffer, size_t size)
+{
+        _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t n = fd < 0 ? -1 : read(fd, buffer, size - 1);
+
+        if (n < 0)
+                return -errno;
+        buffer[n] = '\0';
+        return 0;
+}
+
+static int find_boot(void)
+{
+        return boot_id[0] ? 0 : read_text("/proc/sys/kernel/random/boot_id", boot_id, sizeof(boot_id));
+}
+
+/* What a process that started now would have in field 22 of /proc/PID/stat (proc(5)). */
+static uint64_t clock_ticks(void)
+{
+        uint64_t ticks_per_sec = (uint64_t)sysconf(_SC_CLK_TCK);
+        struct timespec ts;
+
+        (void)clock_gettime(CLOCK_BOOTTIME, &ts);
+        return (uint64_t)ts.tv_sec * ticks_per_sec + (uint64_t)ts.tv_nsec / (NSEC_PER_SEC / ticks_per_sec);
 }
 
 /* ---- what is not passed on ---- */
@@ -260,6 +292,25 @@ static void unblock_signals(void)
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+/* It started between two looks at the clock. /proc has to be asked only where a tick passed in between. */
+static int identify_self(const struct plan *plan, struct process_identity *ret)
+{
+        if (boot_id[0] == '\0' || plan->begun != clock_ticks())
+                return process_identify(getpid(), ret);
+        ret->pid = getpid();
+        ret->start = plan->begun;
+        memcpy(ret->boot, boot_id, sizeof(ret->boot));
+        return 0;
+}
+
+static int announce(const struct plan *plan)
+{
+        struct process_identity self;
+        int r = identify_self(plan, &self);
+
+        return plan->options->announce(r < 0 ? NULL : &self, plan->options->userdata);
+}
+
 static int run_program(void *userdata)
 {
         const struct plan *plan = userdata;
@@ -271,7 +322,7 @@ static int run_program(void *userdata)
                 r = -errno;
         /* Before it has the limits of another, with the group that it will be ended with. */
         if (r == 0 && options->announce)
-                r = options->announce(options->userdata);
+                r = announce(plan);
         set_signals();
         if (r == 0)
                 r = set_descriptors(passage.fds, CLOSE_RANGE_CLOEXEC);
@@ -381,6 +432,7 @@ static int plan_init(struct plan *plan, const struct child_options *options)
         int r = passage_open();
 
         find_inheritance();
+        (void)find_boot(); /* else each child asks */
         if (r == 0)
                 r = program_find(options->argv[0], &plan->path);
         return r == 0 && plan->changes_user ? resolve_groups(plan) : r;
@@ -409,6 +461,7 @@ static int plan_clone(struct plan *plan, pid_t *ret_pid, int *ret_pidfd)
         int pidfd = -1, r = 0;
 
         *passage.fault = 0;
+        plan->begun = clock_ticks();
         block_signals(&mask);
         pid_t pid = clone(run_program, stack + sizeof(stack), CLONE_VFORK | CLONE_PIDFD | shared | SIGCHLD,
                           plan, &pidfd);
@@ -517,17 +570,6 @@ void child_deinit(struct child *child)
 
 /* ---- processes that are not our children ---- */
 
-static int read_text(const char *path, char *buffer, size_t size)
-{
-        _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-        ssize_t n = fd < 0 ? -1 : read(fd, buffer, size - 1);
-
-        if (n < 0)
-                return -errno;
-        buffer[n] = '\0';
-        return 0;
-}
-
 /* The fields of /proc/PID/stat from the third on: the second, a name in parentheses, may have anything in it. */
 static int read_stat(pid_t pid, char buffer[static 1024], const char **ret_fields)
 {
@@ -547,11 +589,10 @@ static int read_stat(pid_t pid, char buffer[static 1024], const char **ret_field
 
 int process_identify(pid_t pid, struct process_identity *ret)
 {
-        static char boot[sizeof(ret->boot)]; /* the same as long as we live */
         struct process_identity process = { .pid = pid };
         const char *p;
         char text[1024];
-        int r = boot[0] ? 0 : read_text("/proc/sys/kernel/random/boot_id", boot, sizeof(boot));
+        int r = find_boot();
 
         if (r == 0)
                 r = read_stat(pid, text, &p);
@@ -564,7 +605,7 @@ int process_identify(pid_t pid, struct process_identity *ret)
         if (!p)
                 return -EINVAL;
         process.start = strtoull(p, NULL, 10);
-        memcpy(process.boot, boot, sizeof(boot));
+        memcpy(process.boot, boot_id, sizeof(boot_id));
         *ret = process;
         return 0;
 }

@@ -18,6 +18,13 @@ struct child;
 /* May call child_deinit() or child_start(), and free what the child is part of. */
 typedef void (*child_fn)(struct child *child);
 
+/* How a process is told from a later one with its pid, also by a later run of the daemon. */
+struct process_identity {
+        pid_t pid;
+        uint64_t start; /* in clock ticks since the boot: proc(5), field 22 of /proc/PID/stat */
+        char boot[37];  /* /proc/sys/kernel/random/boot_id */
+};
+
 struct child_options {
         char *const *argv;        /* argv[0]: where the program is, as program_find() looks for it */
         char *const *environment; /* the whole of it */
@@ -28,10 +35,11 @@ struct child_options {
         gid_t gid;         /* (gid_t)-1: likewise */
         /*
          * Called in the child before it is anybody but us, to write down that it exists, with no descriptor of ours for
-         * sure but those of child_keep_open(): 0, or a negative errno that
-         * child_start() returns. NULL: nothing. What it changes in memory may be lost (it may have its own).
+         * sure but those of child_keep_open(): 0, or a negative errno that child_start() returns. NULL: nothing.
+         * `self`: who it is; NULL: that could not be found out. What it changes in memory may be lost (it may have
+         * its own).
          */
-        int (*announce)(void *userdata);
+        int (*announce)(const struct process_identity *self, void *userdata);
         void *userdata;
         /*
          * The kernel kills it when we die, however we do (PR_SET_PDEATHSIG(2const)): the program alone, not what it
@@ -89,13 +97,6 @@ int child_kill(struct child *child, int signal);
 
 /* Forgets the child; one that still runs is killed with SIGKILL, and the loop reaps it. Idempotent. */
 void child_deinit(struct child *child);
-
-/* How a process is told from a later one with its pid, also by a later run of the daemon. */
-struct process_identity {
-        pid_t pid;
-        uint64_t start; /* in clock ticks since the boot: proc(5), field 22 of /proc/PID/stat */
-        char boot[37];  /* /proc/sys/kernel/random/boot_id */
-};
 
 int process_identify(pid_t pid, struct process_identity *ret); /* 0 or a negative errno */
 

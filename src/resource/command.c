@@ -85,13 +85,15 @@ static void command_err(struct lines *lines, const char *line, bool is_cut _unus
 }
 
 /* In the child. What nobody could end after a crash may not run, unless it is needed more than that. */
-static int command_announce(void *userdata)
+static int command_announce(const struct process_identity *self, void *userdata)
 {
         struct command *command = userdata;
-        int r = process_identify(getpid(), &command->process);
+        int r = -ESRCH;
 
-        if (r == 0)
+        if (self) {
+                command->process = *self;
                 r = claim_save(command->claim);
+        }
         return command->is_optional ? 0 : r;
 }
 

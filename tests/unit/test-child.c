@@ -527,13 +527,15 @@ static bool is_at_end(const struct run *run)
 }
 
 static struct {
-        pid_t pid, group; /* of the child that announced itself */
+        struct process_identity self; /* of the child that announced itself */
+        pid_t pid, group;
         int result;
 } * announced; /* shared with it */
 
-static int announce(void *userdata)
+static int announce(const struct process_identity *self, void *userdata)
 {
         ck_assert_ptr_eq(userdata, &announced);
+        announced->self = *self;
         announced->pid = getpid();
         announced->group = getpgid(0);
         return announced->result;
@@ -565,6 +567,34 @@ START_TEST(test_announce)
                 ck_assert_int_eq(announced->group, run.child.pid);
                 run_wait(&run);
                 ck_assert_int_eq(atoi(run.said[0]), announced->pid);
+                run_free(&run);
+        }
+        (void)munmap(announced, sizeof(*announced));
+        teardown();
+}
+END_TEST
+
+/* Whether a tick of the clock passes at its start or not. */
+START_TEST(test_announce_says_who_it_is)
+{
+        char *argv[] = { (char *)"true", NULL };
+        struct child_options options = shell_options(argv);
+
+        setup();
+        announced = mmap(NULL, sizeof(*announced), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        ck_assert_ptr_ne(announced, MAP_FAILED);
+        options.announce = announce;
+        options.userdata = &announced;
+        for (int i = 0; i < 200; i++) {
+                struct process_identity looked_up;
+                struct run run;
+
+                ck_assert_int_eq(run_start(&run, &options), 0);
+                ck_assert_int_eq(process_identify(run.child.pid, &looked_up), 0);
+                ck_assert_int_eq(announced->self.pid, run.child.pid);
+                ck_assert_uint_eq(announced->self.start, looked_up.start);
+                ck_assert_str_eq(announced->self.boot, looked_up.boot);
+                run_wait(&run);
                 run_free(&run);
         }
         (void)munmap(announced, sizeof(*announced));
@@ -874,8 +904,8 @@ END_TEST
 
 UNIT_MAIN("child", test_ends, test_starts_that_fail, test_out_of_descriptors, test_fork_out_of_descriptors,
           test_inheritance, test_slice_is_not_passed_on, test_high_descriptors, test_folder, test_users,
-          test_users_that_we_may_not_become, test_announce, test_kill_reaches_the_group,
-          test_kill_after_the_leader_ended, test_deinit_of_a_running_child, test_loop_ends_before_the_child,
-          test_exited_frees_its_owner, test_exited_starts_the_next, test_fork, test_process_identity,
-          test_lines, test_lines_in_slices, test_lines_closed, test_much_is_printed,
-          test_drain_ends_though_a_grandchild_prints_on)
+          test_users_that_we_may_not_become, test_announce, test_announce_says_who_it_is,
+          test_kill_reaches_the_group, test_kill_after_the_leader_ended, test_deinit_of_a_running_child,
+          test_loop_ends_before_the_child, test_exited_frees_its_owner, test_exited_starts_the_next,
+          test_fork, test_process_identity, test_lines, test_lines_in_slices, test_lines_closed,
+          test_much_is_printed, test_drain_ends_though_a_grandchild_prints_on)
