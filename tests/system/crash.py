@@ -270,8 +270,7 @@ def a_command_that_was_not_on_record_does_not_run():
     text = config().replace("listen = <tcp4>", "listen = <tcp4>\nreuse_port = yes")  # the child has the socket, too
     with Daemon(text, scripts=SCRIPTS) as daemon:
         idle_files = daemon.idle_files
-        with daemon.traced("-f", "-P", "/proc/sys/kernel/random/boot_id", "-e", "trace=openat", "-e",
-                           "inject=openat:delay_enter=3000000"):
+        with daemon.traced("-f", "-e", "trace=setpgid", "-e", "inject=setpgid:delay_enter=3000000"):
             daemon.connect()
             child = eventually(daemon.children, "the command has a process")[0]
             daemon.crash()
