@@ -49,16 +49,19 @@ void say_fault(const char *format, ...)
 
 /* ---- the journal: flushed at the end of each turn, waited for while it is slow ---- */
 
-/* Its socket is in the loop only while it is slow: else each record that journald reads would wake us. */
+/*
+ * Its socket is in the loop only while journald is slow: else each record that it reads would wake us; and while it is
+ * gone, each look for its successor, at once and for ever.
+ */
 static void daemon_flush_journal(struct daemon *daemon)
 {
         int r = journal_flush(daemon->journal), fd = journal_fd(daemon->journal);
 
-        if (r == 0 || fd != daemon->journal_source.fd)
+        if (r != -EAGAIN || fd != daemon->journal_source.fd)
                 source_deinit(&daemon->journal_source, daemon->loop);
         if (r == 0)
                 return;
-        if (fd >= 0 && daemon->journal_source.fd < 0)
+        if (r == -EAGAIN && daemon->journal_source.fd < 0)
                 (void)source_init(&daemon->journal_source, daemon->loop, fd, EPOLLOUT, EPOLLOUT,
                                   daemon->journal_source.ready);
         daemon_arm(daemon, &daemon->journal_timer, JOURNAL_RETRY_USEC);

@@ -35,6 +35,12 @@ def expect_all_told(daemon):
         daemon.wait_record("closed", 20, TETHERD_IDENTITY=f"life-{i}", TETHERD_CAUSE="eof")
 
 
+def expect_quiet(daemon):
+    ticks = daemon.cpu_ticks()
+    time.sleep(1)  # not to wait for anything: to measure that nothing is done
+    expect(daemon.cpu_ticks() - ticks <= 5, "it is busy although journald takes nothing")
+
+
 @scene()
 def journald_stands_still():
     with Daemon(QUICK) as daemon:
@@ -42,9 +48,7 @@ def journald_stands_still():
         try:
             for i in range(N_LIVES):
                 live(daemon, i)
-            ticks = daemon.cpu_ticks()
-            time.sleep(1)  # not to wait for anything: to measure that nothing is done
-            expect(daemon.cpu_ticks() - ticks <= 5, "it is busy while journald stands still")
+            expect_quiet(daemon)
         finally:
             journald().kill(signal.SIGCONT)
         expect_all_told(daemon)
@@ -89,6 +93,22 @@ def journald_dies_and_comes_back():
         daemon.wait_record("closed", 20, TETHERD_IDENTITY="life-49")
         live(daemon, 50)
         daemon.wait_record("closed", TETHERD_IDENTITY="life-50")
+
+
+@scene()
+def journald_dies_when_it_was_slow():
+    with Daemon(QUICK) as daemon:
+        daemon.may_lose_records = True  # those that lay in its socket
+        journald().kill(signal.SIGSTOP)
+        for i in range(N_LIVES):
+            live(daemon, i)
+        journald().call("kill")
+        try:
+            live(daemon, N_LIVES)
+            expect_quiet(daemon)
+        finally:
+            expect_equal(journald().call("start").returncode, 0, "journald starts again")
+        daemon.wait_record("closed", 20, TETHERD_IDENTITY=f"life-{N_LIVES}")
 
 
 @scene()
