@@ -8,16 +8,20 @@ makes the run void (exit 1).
 
 import argparse
 import contextlib
+import os
+import re
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
-from server import (HARD_LIMIT, SAID, SERVER_CPU, Load, Server, describe_machine, held, peers, placed_on, private_journald,
+from server import (HARD_LIMIT, SAID, SERVER_CPU, Load, Server, describe_machine, free_port, held, peers, place_journald, placed_on, private_journald,
                     program, say, show_table, tetherd)
 from harness.basics import Failure, Skip, die_with_parent, eventually
 
@@ -233,47 +237,134 @@ def bench_storm(build, binary, n_rounds):
                                          "many, to the floor"], rows)
 
 
+MAX_CONCURRENT = 16
+HOLDING = """resources = held
+[listener:other]
+listen = 127.0.0.1:{port}
+greeting = here
+[resource:held]
+type = exec
+release = true
+max_concurrent = {most}
+"""
+
+
+class Manager:
+    """Hears what the daemon tells its service manager."""
+
+    def __init__(self, directory):
+        self.path = Path(directory) / "notify"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.socket.bind(str(self.path))
+
+    def lines(self):
+        """Of STATUS, those that came since."""
+        lines = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                lines += re.findall(r"^STATUS=(.*)$", self.socket.recv(4096).decode(), re.M)
+        return lines
+
+
+def serve_one(port):
+    """A new client; how long until it was greeted, in ms."""
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), 20) as client:
+        if client.recv(16) != b"here\n":
+            raise Failure("a new client was not greeted")
+    return (time.monotonic() - began) * 1000
+
+
+def runs(pid):
+    """And is not only to be reaped."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    return False
+
+
+def bench_releases(build, binary, _n_rounds):
+    """A storm of endings that each have a command to run: it is queued, and nobody waits for it."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="tetherd-bench-") as directory:
+        manager = Manager(directory)
+        with Server("tetherd", tetherd(binary, listener=HOLDING.format(port=port, most=MAX_CONCURRENT)),
+                    ["env", f"NOTIFY_SOCKET={manager.path}"]) as server:
+            children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+            records = server.directory / "run/leases"
+            with held(build, server, N_HELD, "-a", "reset") as load:
+                load.wait_open()
+                if (n_records := len(os.listdir(records))) != N_HELD:
+                    raise Failure(f"{n_records} leases are in the ledger, not {N_HELD}")
+                manager.lines()
+                quiet = [serve_one(port) for _ in range(500)]
+                began, cpu_usec = time.monotonic(), server.cpu_usec()
+                load.process.stdin.close()
+                times, at_once, told = [], [], []
+                while any(os.scandir(records)):
+                    times.append(serve_one(port))
+                    at_once.append(sum(map(runs, children.read_text().split())))
+                    told += manager.lines()
+                took, cpu_usec = time.monotonic() - began, server.cpu_usec() - cpu_usec
+                load.process.wait()
+            server.settle()
+            if os.listdir(records):
+                raise Failure("leases are left in the ledger")
+    waits = [line for line in told if "releases wait" in line]
+    say(f"\n{N_HELD:,} reset at once, each with a command to run at its release (`max_concurrent = {MAX_CONCURRENT}`)\n")
+    say(f"- all released after {took:.1f} s, {N_HELD / took:.0f} a second, {cpu_usec / N_HELD:.0f} µs of the server's CPU each")
+    say(f"- commands under way, of {len(at_once):,} looks: at most {max(at_once)}")
+    say(f"- {len(times):,} new clients meanwhile, greeted within {median(times):.1f} ms (median), {max(times):.1f} ms (worst); "
+        f"before: {median(quiet):.1f} and {max(quiet):.1f} ms")
+    say(f"- STATUS said, once a second: {'; '.join(re.search(r'[0-9]+ releases wait[^;]*', line)[0] for line in waits)}")
+
+
 STOPPED_SEC = 30
 STOPPED_RATE = 2000
 
 
+@contextlib.contextmanager
+def standing_still(journald):
+    journald.kill(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        journald.kill(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def gone(journald):
+    journald.call("kill")
+    try:
+        yield
+    finally:
+        journald.call("start")
+        place_journald(journald)
+
+
 def bench_stopped(build, binary, _n_rounds):
-    """journald stands still: nobody waits for it, and what was dropped is counted."""
-    rows = []
-    with private_journald() as journald, Server(
-            "tetherd", tetherd(binary, daemon=WITH_RECORDS), journald.enter) as server:
-        pid = server.process.pid
+    """journald stands still, or is gone: nobody waits for it, and what was dropped is counted."""
+    for what, without in (("stopped", standing_still), ("gone", gone)):
+        with private_journald() as journald, Server(
+                "tetherd", tetherd(binary, daemon=WITH_RECORDS), journald.enter) as server:
+            rows = [row_without_journald(build, server, f"journald {how}", context)
+                    for how, context in (("answers", contextlib.nullcontext()), (f"is {what}", without(journald)),
+                                         ("answers again", contextlib.nullcontext()))]
+            journald.sync()
+            records, _ = journald.read(server.process.pid, None)
+        lost = [record for record in records if record.get("TETHERD_EVENT") == "records-lost"]
+        numbers = {int(record["TETHERD_SEQUENCE"]) for record in records if "TETHERD_SEQUENCE" in record}
+        n_missing = len(set(range(1, max(numbers) + 1)) - numbers)
+        show_table(f"journald {what} for {STOPPED_SEC} s at {STOPPED_RATE:,} lives a second",
+                   ["", "lives", "p50, µs", "p99, µs", "memory grew by, MiB"], rows)
+        say(f"\n{len(lost)} records-lost record(s) tell of {sum(int(r['TETHERD_RECORDS_LOST']) for r in lost):,} "
+            f"records; {n_missing:,} numbers are missing in the journal. log_queue = 16384 (at most 16 MiB).")
 
-        def delays():
-            with Load(build, server, STOPPED_RATE * STOPPED_SEC, "-r", str(STOPPED_RATE), "-l") as load:
-                said = load.process.communicate()[0].splitlines()
-                if load.process.returncode != 0:
-                    raise Failure("a life was lost")
-            return [f"{int(delay) / 1000:.0f}" for delay in said[0].split()]
 
-        def row(what):
-            before = server.memory()["Private_Dirty"]
-            rows.append([what, f"{STOPPED_RATE * STOPPED_SEC:,}", *delays(),
-                         f"{(server.memory()['Private_Dirty'] - before) / (1 << 20):.1f}"])
-
-        with Load(build, server, WARM_UP, "-r", "2000") as load:
-            load.end()
-        row("journald answers")
-        journald.kill(signal.SIGSTOP)
-        try:
-            row("journald is stopped")
-        finally:
-            journald.kill(signal.SIGCONT)
-        row("it answers again")
-        journald.sync()
-        records, _ = journald.read(pid, None)
-    lost = [record for record in records if record.get("TETHERD_EVENT") == "records-lost"]
-    numbers = {int(record["TETHERD_SEQUENCE"]) for record in records if "TETHERD_SEQUENCE" in record}
-    n_missing = len(set(range(1, max(numbers) + 1)) - numbers)
-    show_table(f"journald stopped for {STOPPED_SEC} s at {STOPPED_RATE:,} lives a second",
-               ["", "lives", "p50, µs", "p99, µs", "memory grew by, MiB"], rows)
-    say(f"\n{len(lost)} records-lost record(s) tell of {sum(int(r['TETHERD_RECORDS_LOST']) for r in lost):,} "
-        f"records; {n_missing:,} numbers are missing in the journal. log_queue = 16384 (at most 16 MiB).")
+def row_without_journald(build, server, what, context):
+    before, n_lives = server.memory()["Private_Dirty"], STOPPED_RATE * STOPPED_SEC
+    with context, Load(build, server, n_lives, "-r", str(STOPPED_RATE), "-l") as load:
+        delays = [f"{int(delay) / 1000:.0f}" for delay in load.end()[0].split()]
+    return [what, f"{n_lives:,}", *delays, f"{(server.memory()['Private_Dirty'] - before) / (1 << 20):.1f}"]
 
 
 def bench_callback(build, _binary, _n_rounds):
@@ -283,7 +374,7 @@ def bench_callback(build, _binary, _n_rounds):
 
 
 PARTS = {"lives": bench_lives, "idle": bench_idle, "calls": bench_calls, "records": bench_records,
-         "latency": bench_latency, "storm": bench_storm, "stopped": bench_stopped, "callback": bench_callback}
+         "latency": bench_latency, "storm": bench_storm, "releases": bench_releases, "stopped": bench_stopped, "callback": bench_callback}
 
 
 def main():

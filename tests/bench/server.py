@@ -225,13 +225,17 @@ def peers(build):
     return found, [name for name in ("libevent", "libuv", "tokio", "go", "haproxy", "nginx stream") if name not in found]
 
 
+def place_journald(journald):
+    os.sched_setaffinity(int((journald.directory / "pid").read_text()), {LOAD_CPU})
+
+
 @contextlib.contextmanager
 def private_journald():
     """Beside the load, so that the server has a CPU of its own."""
     # In a network of its own only for the length of its queue, which is 10 where systemd did not boot the machine.
     journald = Journald(["unshare", "--net", "sh", "-c", 'echo 512 >/proc/sys/net/unix/max_dgram_qlen; exec "$@"', "sh"])
     try:
-        os.sched_setaffinity(int((journald.directory / "pid").read_text()), {LOAD_CPU})
+        place_journald(journald)
         yield journald
     finally:
         journald.stop()
@@ -243,7 +247,7 @@ def private_journald():
 def describe_machine(how=f"server on CPU {SERVER_CPU}, load on CPU {LOAD_CPU}"):
     model = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     return f"{datetime.date.today()}, {model[1] if model else platform.machine()}, {os.cpu_count()} CPUs, " \
-           f"Linux {platform.release()}; {how}"
+           f"Linux {'.'.join(platform.release().split('.')[:2])}; {how}"
 
 
 SAID = []
