@@ -1,12 +1,13 @@
 """unit: tetherd.service as it is shipped: what runs, as whom, what a reload, a bad file and a crash come to."""
 
 import os
+import platform
 import re
 import socket
 
 from machine import CONFIG_FILE, TOP, Service, machine, main, scene
 
-from harness import eventually, expect, expect_equal
+from harness import Skip, eventually, expect, expect_equal
 from harness.network import inside_network
 
 ECHO = """
@@ -32,6 +33,10 @@ release = /usr/lib/tetherd/examples/session-down %i
 """
 WORST_SCORE = 1.5
 NOBODY = 65534
+
+
+def kernel():
+    return tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
 
 
 def with_shipped_config():
@@ -97,6 +102,20 @@ def it_runs_as_its_own_user_without_a_capability():
         expect("NoNewPrivs:\t1" in status, "it may gain privileges")
         for folder, mode in (("/run/tetherd", "755"), ("/var/lib/tetherd", "755")):
             expect_equal(machine().run(f"stat -c '%U %a' {folder}").split(), ["tetherd", mode], folder)
+
+
+@scene()
+def its_time_slice_is_short_and_that_of_its_commands_is_not():
+    told = "grep ^se.slice /proc/self/sched"
+    usual = machine().try_run(told).stdout.split()
+    if not usual or kernel() < (6, 12):
+        raise Skip("this kernel knows one slice for all")
+    config = ECHO + f"greeting = %{{told}}\nresources = told\n[resource:told]\ntype = exec\nload = {told}\n"
+    with Service(config) as tetherd:
+        tetherd.start()
+        own = machine().run(told.replace("self", str(tetherd.show("MainPID"))))
+        expect_equal(own.split()[-1], "100000", "ns of the daemon")
+        expect_equal(tetherd.connect(7400).receive_line().split(), usual, "of a command")
 
 
 @scene()
