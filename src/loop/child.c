@@ -359,7 +359,12 @@ static void child_ended(struct source *source)
         int pidfd = source->fd;
         siginfo_t info = { 0 };
 
-        if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0) {
+        if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT) < 0) {
+                /* Somebody else reaped it, as a plugin can. Its number may be another's by now. */
+                info.si_code = CLD_KILLED;
+                info.si_status = SIGKILL;
+                child->pid = 0;
+        } else if (info.si_pid == 0) {
                 source_clear(source, EPOLLIN);
                 return;
         }
@@ -370,7 +375,7 @@ static void child_ended(struct source *source)
         child->exited(child);
         if (ending)
                 child_deinit(child);
-        (void)waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED); /* only now its number is free for another */
+        (void)waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG); /* only now its number is free */
         (void)fd_close(pidfd);
 }
 

@@ -59,7 +59,7 @@ static inline bool errno_is_starvation(int error)
 
 /* Zeroed: none. */
 struct child {
-        pid_t pid;       /* 0: none */
+        pid_t pid;       /* 0: none, or in `exited`: somebody else has reaped it, its status is made up */
         int status_code; /* in `exited`: CLD_EXITED, CLD_KILLED or CLD_DUMPED; 0: it runs */
         int status;      /* in `exited`: exit code, or signal number */
         child_fn exited;

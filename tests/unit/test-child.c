@@ -661,6 +661,30 @@ START_TEST(test_deinit_of_a_running_child)
 }
 END_TEST
 
+static void note_end(struct child *child)
+{
+        struct run *run = container_of(child, struct run, child);
+
+        run->n_exited++;
+        run->status_code = child->status_code;
+        ck_assert_int_eq(child->pid, 0); /* it may be another's */
+}
+
+START_TEST(test_somebody_else_reaps_it)
+{
+        struct run run;
+
+        setup();
+        run_shell(&run, "exit 0");
+        run.child.exited = note_end;
+        ck_assert_int_eq(waitpid(run.child.pid, NULL, 0), run.child.pid);
+        run_wait(&run);
+        ck_assert_int_eq(run.status_code, CLD_KILLED); /* nobody knows */
+        run_free(&run);
+        teardown();
+}
+END_TEST
+
 START_TEST(test_loop_ends_before_the_child)
 {
         struct run run;
@@ -906,6 +930,6 @@ UNIT_MAIN("child", test_ends, test_starts_that_fail, test_out_of_descriptors, te
           test_inheritance, test_slice_is_not_passed_on, test_high_descriptors, test_folder, test_users,
           test_users_that_we_may_not_become, test_announce, test_announce_says_who_it_is,
           test_kill_reaches_the_group, test_kill_after_the_leader_ended, test_deinit_of_a_running_child,
-          test_loop_ends_before_the_child, test_exited_frees_its_owner, test_exited_starts_the_next,
-          test_fork, test_process_identity, test_lines, test_lines_in_slices, test_lines_closed,
-          test_much_is_printed, test_drain_ends_though_a_grandchild_prints_on)
+          test_somebody_else_reaps_it, test_loop_ends_before_the_child, test_exited_frees_its_owner,
+          test_exited_starts_the_next, test_fork, test_process_identity, test_lines, test_lines_in_slices,
+          test_lines_closed, test_much_is_printed, test_drain_ends_though_a_grandchild_prints_on)
