@@ -13,8 +13,8 @@ from collections import Counter
 from harness import Failure, eventually, expect, expect_equal
 from machine import BUILD, Service, machine, main, scene
 
-# Each way in: a port, a UNIX socket, a port with nothing to hold, and one with two seats.
-HOME, SOCKET, BARE, SEATED = 7400, "/run/tetherd/socket", 7401, 7402
+# Each way in: a port, a UNIX socket, a port with nothing to hold, one with two seats, and (WITH_PROGRAM) one with a program.
+HOME, SOCKET, BARE, SEATED, GIVEN = 7400, "/run/tetherd/socket", 7401, 7402, 7403
 EFFECTS = "/var/lib/tetherd/effects"
 PLUGIN = "/usr/local/lib/echo.so"
 CONFIG = """
@@ -55,6 +55,16 @@ release = /usr/local/bin/mark
 type = directory
 path = /run/tetherd/connections/%%i
 """
+WITH_PROGRAM = """
+[listener:given]
+listen = 127.0.0.1:7403
+resources = program
+
+[resource:program]
+type = process
+command = cat
+socket = stdio
+"""
 MARK = f"""#!/bin/sh
 echo $TETHERD_PHASE $TETHERD_CONNECTION ${{TETHERD_CAUSE:--}} ${{TETHERD_RECOVERED:--}} >>{EFFECTS}
 while [ -e /run/tetherd/slow ]; do sleep 0.05; done
@@ -67,11 +77,12 @@ ExecStartPre=/bin/sh -c 'systemctl show --property=NFileDescriptorStore tetherd 
 ExecStartPre=/bin/sh -c 'while [ -e {PAUSE} ]; do sleep 0.05; done'
 """
 MANY, MANY_HOLDING, MANY_ALWAYS = 10000, 1000, 5000
+AT_ONCE = 500
 
 
 class Preserving(Service):
-    def __init__(self, mode="restart", log_events="all"):
-        super().__init__(CONFIG % (mode, log_events))
+    def __init__(self, mode="restart", log_events="all", more=""):
+        super().__init__(CONFIG % (mode, log_events) + more)
 
     def __enter__(self):
         super().__enter__()
@@ -141,13 +152,13 @@ def raise_limit():
 
 
 def come_many(tetherd, place, n):
-    """So many, each with an echo."""
+    """So many, each with an echo; more at once may not fit in the backlog of a busy machine."""
     clients = []
-    for _ in range(n):
-        clients.append(tetherd.connect(place))
-        clients[-1].send(b"me\n")
-    for client in clients:
-        client.receive(len(b"me\n") if place == BARE else len(b"welcome me\n"))
+    for begun in range(0, n, AT_ONCE):
+        some = [tetherd.connect(place).send(b"me\n") for _ in range(begun, min(begun + AT_ONCE, n))]
+        for client in some:
+            client.receive(len(b"me\n") if place == BARE else len(b"welcome me\n"))
+        clients += some
     return clients
 
 
@@ -445,6 +456,20 @@ def an_item_stays_with_its_connection(how):
             clients.append(tetherd.connect(SEATED))
             expect_equal(clients[-1].receive_line(), f"seat-{n}\n", "the item that was given back")
             clients[-1].echo()
+
+
+@scene(over=("restart", "crash"))
+def a_program_that_was_given_the_connection_ends_with_it(how):
+    with Preserving("always", more=WITH_PROGRAM) as tetherd:
+        staying = tetherd.come(HOME)
+        given = tetherd.connect(GIVEN).echo()  # by cat
+        getattr(tetherd, how)()
+        expect_equal(given.receive_rest(), b"", "what comes last")
+        cause = {"restart": "shutdown", "crash": "orphaned"}[how]
+        tetherd.wait_record("closed", TETHERD_CONNECTION=given.id, TETHERD_CAUSE=cause)
+        tetherd.connect(GIVEN).echo()
+        staying.echo()
+        expect_equal(machine().run("pgrep -xc cat").strip(), "1", "programs that run")
 
 
 @scene()
