@@ -26,7 +26,7 @@ static int change(struct scheduling *scheduling)
 
 void slice_shorten(void)
 {
-        struct scheduling now;
+        struct scheduling now = { 0 };
 
         if (syscall(SYS_sched_getattr, 0, &now, sizeof(now), 0) < 0 || now.policy != SCHED_OTHER)
                 return;
