@@ -220,13 +220,21 @@ def a_load_fails(step):
         tetherd.expect_free()
 
 
-@scene(over=("mark", "asked"))
+@scene(over=("workdir", "session", "mark", "asked"))  # the other two have nobody who could refuse
 def a_release_fails_at_first(step):
     with Together() as tetherd:
         client = tetherd.come_ready()
-        tetherd.fail_once(step, "release")
+        obstacle, rules = f"{PLACE}/connections/{client.id}/of-root", tetherd.machine.read(RULES)
+        if step == "workdir":
+            tetherd.machine.run(f"install -D -m 600 /dev/null {obstacle}/file")
+        elif step == "session":
+            tetherd.machine.write(RULES, rules.replace('"together@.service",', ""))
+        else:
+            tetherd.fail_once(step, "release")
         client.close()
         tetherd.wait_record("release-failed", TETHERD_CONNECTION=client.id, TETHERD_RESOURCE=step)
+        tetherd.machine.run(f"rm -rf {obstacle}")
+        tetherd.machine.write(RULES, rules)
         tetherd.wait_ended(client, "eof")
         tetherd.expect_life(client, STEPS_IN_ORDER)
         tetherd.expect_free()
