@@ -177,9 +177,8 @@ static int daemon_catch_signals(struct daemon *daemon)
         sigset_t blocked;
 
         (void)signal(SIGPIPE, SIG_IGN);
-        (void)signal(
-                SIGCHLD,
-                SIG_DFL); /* whoever started us may have had it ignored: children would be reaped unseen */
+        /* Whoever started us may have had it ignored: children would be reaped unseen. */
+        (void)signal(SIGCHLD, SIG_DFL);
         (void)sigemptyset(&blocked);
         (void)sigaddset(&blocked, SIGCHLD); /* sd_event_add_child(3) asks for it */
         for (size_t i = 0; i < ARRAY_SIZE(handled_signals); i++)

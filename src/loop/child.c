@@ -379,11 +379,10 @@ static void child_ended(struct source *source)
         (void)fd_close(pidfd);
 }
 
-/* One that nobody asks for any more. */
+/* One that nobody asks for any more; sd-event reaps it after this. */
 static int reap(struct sd_event_source *source, const siginfo_t *info _unused_, void *userdata _unused_)
 {
-        (void)sd_event_source_set_floating(source,
-                                           false); /* drops the last reference; sd-event reaps after us */
+        (void)sd_event_source_set_floating(source, false); /* drops the last reference */
         return 0;
 }
 
