@@ -3,6 +3,7 @@
  * which takes numeric addresses only; it deliberately resolves no name, so nothing here waits for a network.
  */
 #include "base/address.h"
+#include "base/digits.h"
 #include <arpa/inet.h>
 #include <net/if.h>
 #include <stdio.h>
@@ -39,27 +40,13 @@ void address_from_socket(struct address *ret, const union address_socket *socket
         *ret = address;
 }
 
-/* Returns where the text ends. */
-static char *put_number(char *p, unsigned number)
-{
-        char digits[10];
-        size_t n = 0;
-
-        do
-                digits[n++] = (char)('0' + number % 10);
-        while (number /= 10);
-        while (n > 0)
-                *p++ = digits[--n];
-        return p;
-}
-
-/* As inet_ntop(3), which is sprintf(3) inside: a third of the instructions that two records took. */
+/* As inet_ntop(3), which is sprintf(3) inside. */
 static char *put_ipv4(char *p, const uint8_t ip[static 4])
 {
         for (size_t i = 0; i < 4; i++) {
                 if (i > 0)
                         *p++ = '.';
-                p = put_number(p, ip[i]);
+                p = put_digits(p, ip[i], 10);
         }
         *p = '\0';
         return p;
@@ -101,7 +88,7 @@ const char *address_text(const struct address *address, char buffer[static ADDRE
                 char *p = put_ipv4(buffer, address->ip);
 
                 *p++ = ':';
-                *put_number(p, address->port) = '\0';
+                *put_digits(p, address->port, 10) = '\0';
                 return buffer;
         }
         (void)address_host(address, host);

@@ -5,6 +5,7 @@
  */
 #include "base/span.h"
 #include "base/clock.h"
+#include "base/digits.h"
 #include <stdio.h>
 
 #define MINUTE (60 * USEC_PER_SEC)
@@ -189,27 +190,22 @@ int boolean_parse(const char *text, bool *ret)
         return -EINVAL;
 }
 
-/* Not worth a word of its own: the longest span has 7 units of at most 9 characters. */
-static const char *format_constant(const char *text, char *buffer)
-{
-        (void)snprintf(buffer, SPAN_TEXT_MAX, "%s", text);
-        return buffer;
-}
-
+/* The longest has 7 units of at most 9 characters. */
 const char *span_format(uint64_t usec, char buffer[static SPAN_TEXT_MAX])
 {
-        size_t length = 0;
+        char *p = buffer;
 
         if (usec == USEC_INFINITY)
-                return format_constant("infinity", buffer);
+                return strcpy(buffer, "infinity");
         if (usec == 0)
-                return format_constant("0s", buffer);
+                return strcpy(buffer, "0s");
         for (size_t i = 0; i < ARRAY_SIZE(written); i++) {
                 uint64_t count = usec / written[i].usec;
                 if (count == 0)
                         continue;
-                length += (size_t)snprintf(buffer + length, SPAN_TEXT_MAX - length, "%s%llu%s",
-                                           length > 0 ? " " : "", (unsigned long long)count, written[i].name);
+                if (p > buffer)
+                        *p++ = ' ';
+                p = stpcpy(put_digits(p, count, 10), written[i].name);
                 usec %= written[i].usec;
         }
         return buffer;
@@ -232,22 +228,28 @@ static uint64_t visible_step(uint64_t usec)
         return usec < DAY ? MINUTE : usec < WEEK ? HOUR : DAY;
 }
 
+/* "2.1" of 21 */
+static char *put_tenths(char *p, uint64_t tenths)
+{
+        p = put_digits(p, tenths / 10, 10);
+        *p++ = '.';
+        return put_digits(p, tenths % 10, 10);
+}
+
 const char *span_format_rounded(uint64_t usec, char buffer[static SPAN_TEXT_MAX])
 {
         if (usec >= USEC_INFINITY - DAY)
-                return format_constant("infinity", buffer);
+                return strcpy(buffer, "infinity");
 
         uint64_t rounded = round_to(usec, visible_step(usec));
         rounded = round_to(rounded, visible_step(rounded)); /* rounding up may have reached a larger unit */
-        uint64_t tenths = rounded % USEC_PER_SEC / (USEC_PER_SEC / 10);
-        if (rounded < USEC_PER_SEC || tenths == 0)
+        if (rounded < USEC_PER_SEC || rounded % USEC_PER_SEC == 0)
                 return span_format(rounded, buffer);
 
-        uint64_t minutes = rounded / MINUTE, seconds = rounded % MINUTE / USEC_PER_SEC;
-        int length =
-                minutes > 0 ? snprintf(buffer, SPAN_TEXT_MAX, "%llumin ", (unsigned long long)minutes) : 0;
-        (void)snprintf(buffer + length, SPAN_TEXT_MAX - (size_t)length, "%llu.%llus",
-                       (unsigned long long)seconds, (unsigned long long)tenths);
+        char *p = buffer;
+        if (rounded >= MINUTE)
+                p = stpcpy(put_digits(p, rounded / MINUTE, 10), "min ");
+        (void)strcpy(put_tenths(p, rounded % MINUTE / (USEC_PER_SEC / 10)), "s");
         return buffer;
 }
 
@@ -257,7 +259,7 @@ const char *size_format_rounded(uint64_t bytes, char buffer[static SPAN_TEXT_MAX
         size_t i = 0;
 
         if (bytes < 1024) {
-                (void)snprintf(buffer, SPAN_TEXT_MAX, "%llu B", (unsigned long long)bytes);
+                (void)strcpy(put_digits(buffer, bytes, 10), " B");
                 return buffer;
         }
         /* Bits that a tenth of the unit cannot show go first, so that 10 times the number always fits. */
@@ -270,7 +272,6 @@ const char *size_format_rounded(uint64_t bytes, char buffer[static SPAN_TEXT_MAX
                 tenths = 10;
                 i++;
         }
-        (void)snprintf(buffer, SPAN_TEXT_MAX, "%llu.%llu %s", (unsigned long long)(tenths / 10),
-                       (unsigned long long)(tenths % 10), names[i]);
+        (void)strcpy(stpcpy(put_tenths(buffer, tenths), " "), names[i]);
         return buffer;
 }

@@ -139,33 +139,33 @@ static void add_resource(struct record *record, const struct event_resource *res
 }
 
 /* "connection 6421f0a3b7c01 from 192.0.2.7:51514 on presence", the subject of most sentences */
-#define SUBJECT_MAX 256
-static const char *subject(const struct event_connection *connection, char buffer[static SUBJECT_MAX])
+static void begin_sentence(struct record *record, const struct event_connection *connection)
 {
-        char address[ADDRESS_TEXT_MAX], peer[64] = "";
+        char address[ADDRESS_TEXT_MAX];
 
+        record_begin_message(record);
+        record_say(record, "connection ", NULL);
+        record_say_hex(record, connection->id);
+        if (*address_text(connection->remote, address))
+                record_say(record, " from ", address, NULL);
         if (has_peer_pid(connection) && has_peer_uid(connection))
-                (void)snprintf(peer, sizeof(peer), " (pid %ld, uid %lu)", (long)connection->peer_pid,
-                               (unsigned long)connection->peer_uid);
+                record_say_format(record, " (pid %ld, uid %lu)", (long)connection->peer_pid,
+                                  (unsigned long)connection->peer_uid);
         else if (has_peer_uid(connection))
-                (void)snprintf(peer, sizeof(peer), " (uid %lu)", (unsigned long)connection->peer_uid);
-        (void)address_text(connection->remote, address);
-        (void)snprintf(buffer, SUBJECT_MAX, "connection %" PRIx64 "%s%s%s on %s", connection->id,
-                       *address ? " from " : "", address, peer, connection->listener);
-        return buffer;
+                record_say_format(record, " (uid %lu)", (unsigned long)connection->peer_uid);
+        record_say(record, " on ", connection->listener, NULL);
 }
 
 /* "reset by peer, after 3min 2.1s" */
-#define OUTCOME_MAX 384
-static const char *outcome(const struct event_ending *ending, char buffer[static OUTCOME_MAX])
+static void say_outcome(struct record *record, const struct event_ending *ending)
 {
         char span[SPAN_TEXT_MAX];
-        bool has_duration = ending->duration_usec != USEC_INFINITY;
 
-        (void)snprintf(buffer, OUTCOME_MAX, "%s%s%s%s%s", ending->sentence, ending->reason ? ": " : "",
-                       ending->reason ? ending->reason : "", has_duration ? ", after " : "",
-                       has_duration ? span_format_rounded(ending->duration_usec, span) : "");
-        return buffer;
+        record_say(record, ending->sentence, NULL);
+        if (ending->reason)
+                record_say(record, ": ", ending->reason, NULL);
+        if (ending->duration_usec != USEC_INFINITY)
+                record_say(record, ", after ", span_format_rounded(ending->duration_usec, span), NULL);
 }
 
 /* ---- listeners ---- */
@@ -225,11 +225,12 @@ void event_accept_resumed(struct journal *journal, const char *listener, uint64_
 void event_accepted(struct journal *journal, const struct event_connection *connection)
 {
         struct record *record = begin(journal, EVENT_ACCEPTED, LOG_DEBUG);
-        char who[SUBJECT_MAX];
 
         if (!record)
                 return;
-        record_set_message(record, "%s accepted", subject(connection, who));
+        begin_sentence(record, connection);
+        record_say(record, " accepted", NULL);
+        record_end_message(record);
         add_connection(record, connection);
         journal_commit(journal);
 }
@@ -238,11 +239,12 @@ void event_ready(struct journal *journal, const struct event_connection *connect
                  uint64_t load_usec)
 {
         struct record *record = begin(journal, EVENT_READY, LOG_INFO);
-        char who[SUBJECT_MAX];
 
         if (!record)
                 return;
-        record_set_message(record, "%s ready", subject(connection, who));
+        begin_sentence(record, connection);
+        record_say(record, " ready", NULL);
+        record_end_message(record);
         add_connection(record, connection);
         add_span(record, "TETHERD_HANDSHAKE_USEC", handshake_usec);
         add_span(record, "TETHERD_LOAD_USEC", load_usec);
@@ -253,13 +255,16 @@ void event_closed(struct journal *journal, const struct event_connection *connec
                   const struct event_ending *ending)
 {
         struct record *record = begin(journal, EVENT_CLOSED, ending->priority);
-        char who[SUBJECT_MAX], why[OUTCOME_MAX], received[SPAN_TEXT_MAX], sent[SPAN_TEXT_MAX];
+        char received[SPAN_TEXT_MAX], sent[SPAN_TEXT_MAX];
 
         if (!record)
                 return;
-        record_set_message(record, "%s closed: %s, %s received, %s sent", subject(connection, who),
-                           outcome(ending, why), size_format_rounded(ending->bytes_received, received),
-                           size_format_rounded(ending->bytes_sent, sent));
+        begin_sentence(record, connection);
+        record_say(record, " closed: ", NULL);
+        say_outcome(record, ending);
+        record_say(record, ", ", size_format_rounded(ending->bytes_received, received), " received, ",
+                   size_format_rounded(ending->bytes_sent, sent), " sent", NULL);
+        record_end_message(record);
         add_connection(record, connection);
         add_ending(record, ending);
         journal_commit(journal);
@@ -268,7 +273,6 @@ void event_closed(struct journal *journal, const struct event_connection *connec
 void event_rejected(struct journal *journal, const struct event_connection *connection,
                     const struct event_ending *ending)
 {
-        char who[SUBJECT_MAX], why[OUTCOME_MAX];
         struct record *record;
 
         if (!event_is_wanted(journal, ending->priority, true))
@@ -283,7 +287,10 @@ void event_rejected(struct journal *journal, const struct event_connection *conn
         record = begin(journal, EVENT_REJECTED, ending->priority);
         if (!record)
                 return;
-        record_set_message(record, "%s rejected: %s", subject(connection, who), outcome(ending, why));
+        begin_sentence(record, connection);
+        record_say(record, " rejected: ", NULL);
+        say_outcome(record, ending);
+        record_end_message(record);
         add_connection(record, connection);
         add_ending(record, ending);
         journal_commit(journal);
@@ -309,6 +316,8 @@ uint64_t events_tick(struct journal *journal, uint64_t now_usec)
         struct limit *limit = journal_limit(journal);
         struct limit_entry entry;
 
+        if (limit->n_entries == 0) /* at the end of nearly every turn */
+                return USEC_INFINITY;
         while (limit_take_over(limit, now_usec, &entry))
                 if (entry.n_more > 0)
                         event_rejected_more(journal, *entry.cause ? entry.listener : NULL,
@@ -322,12 +331,12 @@ void event_load_failed(struct journal *journal, const struct event_connection *c
                        const struct event_resource *resource)
 {
         struct record *record = begin(journal, EVENT_LOAD_FAILED, LOG_WARNING);
-        char who[SUBJECT_MAX];
 
         if (!record)
                 return;
-        record_set_message(record, "%s: %s could not be loaded: %s", subject(connection, who), resource->name,
-                           resource->reason);
+        begin_sentence(record, connection);
+        record_say(record, ": ", resource->name, " could not be loaded: ", resource->reason, NULL);
+        record_end_message(record);
         add_connection(record, connection);
         add_resource(record, resource);
         journal_commit(journal);
@@ -337,12 +346,13 @@ void event_release_failed(struct journal *journal, const struct event_connection
                           const struct event_resource *resource, unsigned n_left)
 {
         struct record *record = begin(journal, EVENT_RELEASE_FAILED, LOG_WARNING);
-        char who[SUBJECT_MAX];
 
         if (!record)
                 return;
-        record_set_message(record, "%s: %s could not be released: %s, %u more %s", subject(connection, who),
-                           resource->name, resource->reason, n_left, n_left == 1 ? "attempt" : "attempts");
+        begin_sentence(record, connection);
+        record_say_format(record, ": %s could not be released: %s, %u more %s", resource->name,
+                          resource->reason, n_left, n_left == 1 ? "attempt" : "attempts");
+        record_end_message(record);
         add_connection(record, connection);
         add_resource(record, resource);
         record_add_u64(record, "TETHERD_ATTEMPTS_LEFT", n_left);
@@ -353,12 +363,13 @@ void event_quarantined(struct journal *journal, const struct event_connection *c
                        const struct event_resource *resource)
 {
         struct record *record = begin(journal, EVENT_QUARANTINED, LOG_ERR);
-        char who[SUBJECT_MAX];
 
         if (!record)
                 return;
-        record_set_message(record, "%s: %s is quarantined, it could not be released: %s",
-                           subject(connection, who), resource->name, resource->reason);
+        begin_sentence(record, connection);
+        record_say(record, ": ", resource->name,
+                   " is quarantined, it could not be released: ", resource->reason, NULL);
+        record_end_message(record);
         add_connection(record, connection);
         add_resource(record, resource);
         journal_commit(journal);
@@ -367,11 +378,12 @@ void event_quarantined(struct journal *journal, const struct event_connection *c
 void event_recovered(struct journal *journal, const struct event_connection *connection, const char *how)
 {
         struct record *record = begin(journal, EVENT_RECOVERED, LOG_NOTICE);
-        char who[SUBJECT_MAX];
 
         if (!record)
                 return;
-        record_set_message(record, "%s, left by an earlier run, %s", subject(connection, who), how);
+        begin_sentence(record, connection);
+        record_say(record, ", left by an earlier run, ", how, NULL);
+        record_end_message(record);
         add_connection(record, connection);
         journal_commit(journal);
 }

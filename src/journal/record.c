@@ -4,12 +4,14 @@
  * a record means (events does), nor where it goes (journal does).
  */
 #include "journal/record.h"
+#include "base/digits.h"
 #include <endian.h>
 #include <stdio.h>
 
 #define RECORD_MIN_CAPACITY 2048
-#define BINARY_HEADER       9  /* newline and size, in place of '=' */
-#define NUMBER_TEXT_MAX     21 /* UINT64_MAX and its NUL */
+#define BINARY_HEADER       9 /* newline and size, in place of '=' */
+#define MESSAGE_NAME        "MESSAGE"
+#define MESSAGE_HEADER      (strlen(MESSAGE_NAME) + BINARY_HEADER)
 
 void record_reset(struct record *record)
 {
@@ -23,24 +25,32 @@ void record_deinit(struct record *record)
         *record = (struct record){ 0 };
 }
 
-/* Returns where `size` more bytes may be written, or NULL. */
-static char *reserve(struct record *record, size_t size)
+static bool grow(struct record *record, size_t size)
 {
-        if (record->is_failed)
-                return NULL;
-        if (size > record->capacity - record->size) {
-                size_t least = MAX(record->size + size, (size_t)RECORD_MIN_CAPACITY);
-                size_t capacity = MAX(2 * record->capacity, least);
-                char *data = realloc(record->data, capacity);
+        size_t least = MAX(record->size + size, (size_t)RECORD_MIN_CAPACITY);
+        size_t capacity = MAX(2 * record->capacity, least);
+        char *data = realloc(record->data, capacity);
 
-                if (!data) {
-                        record->is_failed = true;
-                        return NULL;
-                }
-                record->data = data;
-                record->capacity = capacity;
+        if (!data) {
+                record->is_failed = true;
+                return false;
         }
+        record->data = data;
+        record->capacity = capacity;
+        return true;
+}
+
+/* Returns where `size` more bytes may be written, or NULL. */
+static inline char *reserve(struct record *record, size_t size)
+{
+        if (record->is_failed || (size > record->capacity - record->size && !grow(record, size)))
+                return NULL;
         return record->data + record->size;
+}
+
+static void advance(struct record *record, const char *end)
+{
+        record->size = (size_t)(end - record->data);
 }
 
 static char *put_binary_header(char *p, size_t value_size)
@@ -51,10 +61,10 @@ static char *put_binary_header(char *p, size_t value_size)
         return mempcpy(p, &size, sizeof(size));
 }
 
-static void add_field(struct record *record, const char *name, const char *value, size_t size)
+void record_add(struct record *record, const char *name, size_t name_size, const char *value)
 {
-        size_t name_size = strlen(name);
-        char *p = reserve(record, name_size + BINARY_HEADER + size + 1);
+        size_t size = value ? strlen(value) : 0;
+        char *p = size > 0 ? reserve(record, name_size + BINARY_HEADER + size + 1) : NULL;
 
         if (!p)
                 return;
@@ -65,40 +75,21 @@ static void add_field(struct record *record, const char *name, const char *value
                 *p++ = '=';
         p = mempcpy(p, value, size);
         *p++ = '\n';
-        record->size = (size_t)(p - record->data);
+        advance(record, p);
 }
 
-void record_add_text(struct record *record, const char *name, const char *value)
+void record_add_number(struct record *record, const char *name, size_t name_size, uint64_t value,
+                       unsigned base)
 {
-        if (value && *value)
-                add_field(record, name, value, strlen(value));
-}
+        char *p = reserve(record, name_size + 1 + DIGITS_MAX + 1);
 
-static void add_number(struct record *record, const char *name, uint64_t value, unsigned base)
-{
-        char text[NUMBER_TEXT_MAX];
-        char *end = text + sizeof(text);
-        char *p = end;
-
-        do
-                *--p = "0123456789abcdef"[value % base];
-        while (value /= base);
-        add_field(record, name, p, (size_t)(end - p));
-}
-
-void record_add_u64(struct record *record, const char *name, uint64_t value)
-{
-        add_number(record, name, value, 10);
-}
-
-void record_add_hex(struct record *record, const char *name, uint64_t value)
-{
-        add_number(record, name, value, 16);
-}
-
-void record_add_errno(struct record *record, int error)
-{
-        record_add_u64(record, "ERRNO", (uint64_t)abs(error));
+        if (!p)
+                return;
+        p = mempcpy(p, name, name_size);
+        *p++ = '=';
+        p = base == 10 ? put_digits(p, value, 10) : put_digits(p, value, 16); /* two that are compiled */
+        *p++ = '\n';
+        advance(record, p);
 }
 
 void record_add_all(struct record *record, const struct record *fields)
@@ -114,37 +105,81 @@ void record_add_all(struct record *record, const struct record *fields)
         record->size += fields->size;
 }
 
-/* The text is printed behind the room that the longer, binary form needs, and moved up when it needs less. */
-void record_set_message_va(struct record *record, const char *format, va_list arguments)
+/* The text is written behind the room that the longer, binary form needs, and moved up when it needs less. */
+void record_begin_message(struct record *record)
 {
-        static const char name[] = "MESSAGE";
-        const size_t name_size = sizeof(name) - 1;
+        if (!reserve(record, MESSAGE_HEADER))
+                return;
+        record->size += MESSAGE_HEADER;
+        record->message_offset = record->size;
+}
+
+void record_say(struct record *record, ...)
+{
+        const char *text;
+        va_list texts;
+
+        va_start(texts, record);
+        while ((text = va_arg(texts, const char *))) {
+                size_t size = strlen(text);
+                char *p = reserve(record, size);
+
+                if (p)
+                        advance(record, mempcpy(p, text, size));
+        }
+        va_end(texts);
+}
+
+void record_say_hex(struct record *record, uint64_t value)
+{
+        char *p = reserve(record, DIGITS_MAX);
+
+        if (p)
+                advance(record, put_digits(p, value, 16));
+}
+
+_printf_(2, 0) static void say_va(struct record *record, const char *format, va_list arguments)
+{
         size_t room = 256;
-        char *p;
-        int n;
 
         for (;;) {
+                char *p = reserve(record, room);
                 va_list copy;
+                int n;
 
-                p = reserve(record, name_size + BINARY_HEADER + room);
                 if (!p)
                         return;
                 va_copy(copy, arguments);
-                n = vsnprintf(p + name_size + BINARY_HEADER, room, format, copy);
+                n = vsnprintf(p, room, format, copy);
                 va_end(copy);
-                if (n < 0) {
+                if (n < 0)
                         record->is_failed = true;
+                else if ((size_t)n < room)
+                        record->size += (size_t)n;
+                if (n < 0 || (size_t)n < room)
                         return;
-                }
-                if ((size_t)n < room)
-                        break;
                 room = (size_t)n + 1;
         }
+}
 
-        char *text = p + name_size + BINARY_HEADER;
-        size_t size = (size_t)n;
+void record_say_format(struct record *record, const char *format, ...)
+{
+        va_list arguments;
 
-        p = mempcpy(p, name, name_size);
+        va_start(arguments, format);
+        say_va(record, format, arguments);
+        va_end(arguments);
+}
+
+void record_end_message(struct record *record)
+{
+        if (!reserve(record, 1))
+                return;
+
+        char *text = record->data + record->message_offset;
+        size_t size = record->size - record->message_offset;
+        char *p = mempcpy(text - MESSAGE_HEADER, MESSAGE_NAME, strlen(MESSAGE_NAME));
+
         if (memchr(text, '\n', size)) {
                 p = put_binary_header(p, size);
         } else {
@@ -154,7 +189,14 @@ void record_set_message_va(struct record *record, const char *format, va_list ar
         record->message_offset = (size_t)(p - record->data);
         record->message_size = size;
         p[size] = '\n';
-        record->size = record->message_offset + size + 1;
+        advance(record, p + size + 1);
+}
+
+void record_set_message_va(struct record *record, const char *format, va_list arguments)
+{
+        record_begin_message(record);
+        say_va(record, format, arguments);
+        record_end_message(record);
 }
 
 void record_set_message(struct record *record, const char *format, ...)

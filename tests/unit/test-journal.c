@@ -90,11 +90,18 @@ START_TEST(test_record_message)
         record_reset(&record);
         record_set_message(&record, "%lc", (wint_t)0x10ffff); /* cannot be printed in the locale C */
         ck_assert(record.is_failed);
+
+        size_t size = record.size;
         record_add_text(&record, "A", "b");
+        record_add_u64(&record, "A", 1);
         record_add_line(&record, 3, "line", 4);
         record_add_all(&record, &(struct record){ .data = (char[]){ "A=b\n" }, .size = 4 });
         record_set_message(&record, "hello");
-        ck_assert_uint_eq(record.size, 0);
+        record_begin_message(&record);
+        record_say(&record, "hello", NULL);
+        record_say_hex(&record, 1);
+        record_end_message(&record);
+        ck_assert_uint_eq(record.size, size);
         record_deinit(&record);
 }
 END_TEST
