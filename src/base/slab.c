@@ -94,15 +94,19 @@ static bool chunk_is_full(const struct slab *slab, const struct chunk *chunk)
         return !chunk->free && (size_t)(CHUNK_END(chunk) - chunk->fresh) < slab->object_size;
 }
 
+bool slab_reserve(struct slab *slab)
+{
+        return !list_is_empty(&slab->partial) || chunk_new(slab);
+}
+
 void *slab_alloc(struct slab *slab)
 {
-        struct chunk *chunk = list_is_empty(&slab->partial)
-                                      ? chunk_new(slab)
-                                      : container_of(slab->partial.next, struct chunk, partial_link);
+        struct chunk *chunk;
         void *object;
 
-        if (!chunk)
+        if (!slab_reserve(slab))
                 return NULL;
+        chunk = container_of(slab->partial.next, struct chunk, partial_link);
         if (chunk->free) {
                 object = chunk->free;
                 ASAN_UNPOISON_MEMORY_REGION(object, slab->object_size);

@@ -19,6 +19,7 @@ struct slab {
 void slab_init(struct slab *slab, size_t object_size); /* at most 4096 bytes; aligned to 8 */
 void slab_deinit(struct slab *slab);                   /* asserts that every object came back */
 void *slab_alloc(struct slab *slab);                   /* zeroed; NULL when out of memory */
+bool slab_reserve(struct slab *slab);                  /* whether slab_alloc() has memory; it does then */
 void slab_free(struct slab *slab, void *object);
 
 /*

@@ -62,6 +62,11 @@ static uint64_t now(const struct connection *c)
         return loop_now(loop_of(c));
 }
 
+bool connections_reserve(struct connections *connections)
+{
+        return slab_reserve(&connections->slab);
+}
+
 struct connection *connection_new(struct connections *connections)
 {
         return slab_alloc(&connections->slab);
@@ -235,12 +240,14 @@ static bool is_ordinary(const struct connection *c, const struct ending *ending)
         return cause_is_ordinary(ending->cause);
 }
 
-static struct event_ending connection_obituary(const struct connection *c, const struct ending *ending)
+static void connection_obituary(const struct connection *c, const struct ending *ending,
+                                struct event_ending *ret)
 {
         bool is_shaken = c->state >= CONNECTION_LOADING, is_ready = c->state >= CONNECTION_READY;
         uint64_t duration_usec = now(c) - c->accepted_usec;
         uint64_t handshake_usec = is_shaken ? connection_handshake_usec(c) : duration_usec;
-        struct event_ending obituary = {
+
+        *ret = (struct event_ending){
                 .cause = cause_name(ending->cause),
                 .initiator = cause_initiator(ending->cause),
                 .operation = operation_name(ending->operation),
@@ -258,15 +265,14 @@ static struct event_ending connection_obituary(const struct connection *c, const
                 .bytes_sent = c->bytes_sent,
         };
 
-        if (!c->is_unix && event_is_wanted(shared(c)->journal, obituary.priority, true)) {
+        if (!c->is_unix && event_is_wanted(shared(c)->journal, ret->priority, true)) {
                 struct tcp_info info = { 0 };
                 socklen_t length = sizeof(info);
 
-                obituary.has_tcp_info = getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0;
-                obituary.rtt_usec = info.tcpi_rtt;
-                obituary.retransmits = info.tcpi_total_retrans;
+                ret->has_tcp_info = getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0;
+                ret->rtt_usec = info.tcpi_rtt;
+                ret->retransmits = info.tcpi_total_retrans;
         }
-        return obituary;
 }
 
 /* ---- what is said to the peer ---- */
@@ -389,6 +395,7 @@ void connection_end(struct connection *c, struct ending ending)
         struct lease *lease = c->state == CONNECTION_HANDSHAKE ? NULL : c->lease;
         struct address unknown = { .family = AF_UNSPEC }, *local = lease ? &lease->subject.local : &unknown;
         bool is_given = connection_is_given(c);
+        struct event_ending obituary;
 
         if (edge.action == ACTION_NONE)
                 return;
@@ -403,8 +410,7 @@ void connection_end(struct connection *c, struct ending ending)
         else if (ending.cause == CAUSE_HANDLER)
                 stream_finish(c);
 
-        struct event_ending obituary = connection_obituary(c, &ending);
-
+        connection_obituary(c, &ending, &obituary);
         if (local->family == AF_UNSPEC &&
             (c->is_guest || event_is_wanted(shared(c)->journal, obituary.priority, true)))
                 connection_local(c, local);

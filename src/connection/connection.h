@@ -111,7 +111,8 @@ int connections_init(struct connections *connections, struct loop *loop, struct 
                      struct leases *leases);
 void connections_deinit(struct connections *connections); /* asserts that none is left */
 
-/* Memory for one more, before it is accepted; NULL when out of memory. */
+/* Before one more is accepted: whether there is memory for it, so that connection_new() succeeds. */
+bool connections_reserve(struct connections *connections);
 struct connection *connection_new(struct connections *connections);
 
 /* The kernel handed over `fd`, which is the connection's from here on, also when it is refused at once. */

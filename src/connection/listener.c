@@ -182,7 +182,6 @@ static bool listener_accept(struct listener *listener, struct listening_socket *
         union address_socket address;
         socklen_t length = sizeof(address);
         struct address remote = { .family = AF_UNIX };
-        struct connection *connection;
         char reason[128];
         int starvation;
 
@@ -201,8 +200,7 @@ static bool listener_accept(struct listener *listener, struct listening_socket *
                 listener_pause(listener, starvation, reason);
                 return false;
         }
-        connection = connection_new(connections);
-        if (!connection) {
+        if (!connections_reserve(connections)) {
                 listener_pause(listener, ENOMEM, "out of memory");
                 return false;
         }
@@ -212,7 +210,6 @@ static bool listener_accept(struct listener *listener, struct listening_socket *
         if (fd < 0) {
                 int error = errno;
 
-                connection_free(connections, connection);
                 if (error == EAGAIN) {
                         source_clear(&socket->source, EPOLLIN);
                         socket->needs_tuning = false;
@@ -232,7 +229,7 @@ static bool listener_accept(struct listener *listener, struct listening_socket *
                 if (socket->needs_tuning)
                         tcp_tune(fd, listener->config);
         }
-        connection_open(connection, listener, fd, &remote);
+        connection_open(connection_new(connections), listener, fd, &remote);
         return true;
 }
 
@@ -240,11 +237,13 @@ static void listening_socket_ready(struct source *source)
 {
         struct listening_socket *socket = container_of(source, struct listening_socket, source);
 
-        uint64_t end_usec = clock_usec(CLOCK_MONOTONIC) + ACCEPT_BUDGET_USEC;
+        uint64_t end_usec = 0;
 
-        for (int i = 0; i < ACCEPT_BUDGET; i++)
-                if (!listener_accept(socket->listener, socket) || clock_usec(CLOCK_MONOTONIC) > end_usec)
-                        return;
+        for (int i = 0; i < ACCEPT_BUDGET && listener_accept(socket->listener, socket); i++)
+                if (i == 1) /* mostly one comes alone, and nothing has to be timed */
+                        end_usec = clock_usec(CLOCK_MONOTONIC) + ACCEPT_BUDGET_USEC;
+                else if (i > 1 && clock_usec(CLOCK_MONOTONIC) > end_usec)
+                        break;
 }
 
 int listeners_receive(struct listeners *listeners, struct fds *fds)
@@ -454,7 +453,7 @@ static int plan_plugin(struct listener_plan *plan, char **ret_reason)
 {
         const struct listener_config *config = plan->config;
         const struct tetherd_listener *hosted = plan->listener->hosted;
-        const struct plugin *plugin;
+        const struct plugin *plugin = NULL;
         int r;
 
         if (config->handler != HANDLER_PLUGIN)

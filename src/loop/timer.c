@@ -43,12 +43,13 @@ static void wheel_insert(struct wheel *wheel, struct timer *timer)
                 return;
         }
 
-        struct wheel_level *level = &wheel->levels[level_of(tick, wheel->tick)];
-        unsigned slot = digit_of(tick, (unsigned)(level - wheel->levels));
+        unsigned l = level_of(tick, wheel->tick), slot = digit_of(tick, l);
+        struct wheel_level *level = &wheel->levels[l];
 
         if (list_is_empty(&level->slots[slot]) || tick < level->earliest[slot])
                 level->earliest[slot] = tick;
         level->occupied |= UINT64_C(1) << slot;
+        wheel->occupied |= 1U << l;
         list_append(&level->slots[slot], &timer->link);
 }
 
@@ -132,7 +133,9 @@ uint64_t wheel_next(struct wheel *wheel)
 {
         if (!list_is_empty(&wheel->due))
                 return 0;
-        for (struct wheel_level *level = wheel->levels; level < wheel->levels + WHEEL_LEVELS; level++)
+        for (; wheel->occupied; wheel->occupied &= wheel->occupied - 1) {
+                struct wheel_level *level = &wheel->levels[__builtin_ctz(wheel->occupied)];
+
                 while (level->occupied) {
                         unsigned slot = (unsigned)__builtin_ctzll(level->occupied);
 
@@ -140,6 +143,7 @@ uint64_t wheel_next(struct wheel *wheel)
                                 return level->earliest[slot] * TICK_USEC;
                         level->occupied &= level->occupied - 1; /* its timers were disarmed */
                 }
+        }
         return USEC_INFINITY;
 }
 
@@ -158,6 +162,7 @@ size_t wheel_check(const struct wheel *wheel)
                                 assert(tick > wheel->tick);
                                 assert(level_of(tick, wheel->tick) == l);
                                 assert(digit_of(tick, l) == slot);
+                                assert(wheel->occupied & (1U << l));
                                 assert(wheel->levels[l].occupied & (UINT64_C(1) << slot));
                                 assert(wheel->levels[l].earliest[slot] <= tick);
                                 n_timers++;

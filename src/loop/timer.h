@@ -25,8 +25,9 @@ struct timer {
 struct wheel {
         uint64_t tick; /* everything due at or before it has been moved to `due` */
         struct list due;
+        unsigned occupied; /* bit l: levels[l].occupied is not 0; a set bit may be stale */
         struct wheel_level {
-                uint64_t occupied; /* bit s: slots[s] is not empty; a set bit may be stale after a disarm */
+                uint64_t occupied;              /* bit s: slots[s] is not empty; likewise, after a disarm */
                 uint64_t earliest[WHEEL_SLOTS]; /* deadline, a lower bound */
                 struct list slots[WHEEL_SLOTS];
         } levels[WHEEL_LEVELS];
