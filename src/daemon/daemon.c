@@ -47,7 +47,7 @@ void say_fault(const char *format, ...)
         va_end(arguments);
 }
 
-/* ---- the journal: flushed at the end of each turn, waited for while it is slow ---- */
+/* ---- the journal: flushed at the end of a turn, waited for while it is slow ---- */
 
 /*
  * Its socket is in the loop only while journald is slow: else each record that it reads would wake us; and while it is
@@ -85,7 +85,17 @@ static void daemon_limit_timer(struct timer *timer)
         timer_arm(loop_wheel(daemon->loop), timer, events_tick(daemon->journal, daemon_now(daemon)));
 }
 
-static void daemon_end_of_turn(void *userdata)
+/* Who is slow or gone is not told at every turn that there is more. */
+static bool is_journal_slow(const struct daemon *daemon)
+{
+        return timer_is_armed(&daemon->journal_timer);
+}
+
+/*
+ * What a turn has to say waits for the next one, which does not wait itself: where a life ends as it began, both its
+ * records take one system call, and wake journald once.
+ */
+static bool daemon_end_of_turn(void *userdata)
 {
         struct daemon *daemon = userdata;
 
@@ -94,7 +104,11 @@ static void daemon_end_of_turn(void *userdata)
                 timer_arm(loop_wheel(daemon->loop), &daemon->limit_timer,
                           events_tick(daemon->journal, daemon_now(daemon)));
         preserve_tick(&daemon->preserve);
-        daemon_flush_journal(daemon);
+        daemon->is_flush_owed =
+                !daemon->is_flush_owed && !is_journal_slow(daemon) && journal_n_staged(daemon->journal) > 0;
+        if (!daemon->is_flush_owed)
+                daemon_flush_journal(daemon);
+        return daemon->is_flush_owed;
 }
 
 /* ---- signals ---- */

@@ -33,7 +33,7 @@ DEFINE_CLEANUP(struct journal *, journal_free);
 int journal_set_options(struct journal *journal, const struct log_options *options);
 
 /*
- * Sends what is staged, as far as it goes without blocking; called at the end of each turn. Returns 0 when
+ * Sends what is staged, as far as it goes without blocking; called at the end of a turn. Returns 0 when
  * nothing is left; -EAGAIN when journald is slow: call again when journal_fd() is writable; -ECONNREFUSED
  * when there is no journald, or stderr is full: call again after about a second. Where nothing is staged it
  * costs a comparison.

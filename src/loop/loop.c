@@ -37,8 +37,9 @@ struct loop {
         struct source *current; /* whose `ready` runs; NULL once it was deinitialised in there */
         struct grave *graves;
         size_t n_sources;
-        void (*hook)(void *userdata);
+        bool (*hook)(void *userdata);
         void *hook_userdata;
+        bool is_hook_owed; /* a turn now, with news or without */
         struct sd_event *event;
         struct source event_source;
         bool is_exiting;
@@ -148,7 +149,7 @@ struct sd_event *loop_event(struct loop *loop)
         return loop->event;
 }
 
-void loop_set_turn_hook(struct loop *loop, void (*hook)(void *userdata), void *userdata)
+void loop_set_turn_hook(struct loop *loop, bool (*hook)(void *userdata), void *userdata)
 {
         loop->hook = hook;
         loop->hook_userdata = userdata;
@@ -174,14 +175,17 @@ void loop_event_changed(struct loop *loop)
 static int timeout_msec(struct loop *loop, uint64_t timeout_usec)
 {
         if (!list_is_empty(&loop->ready) || !list_is_empty(&loop->ends) || !list_is_empty(&loop->again) ||
-            loop->is_exiting)
+            loop->is_exiting || loop->is_hook_owed)
                 return 0;
 
-        uint64_t now_usec = clock_usec(CLOCK_MONOTONIC);
-        uint64_t next_usec = MIN(wheel_next(&loop->wheel), deadline_after(now_usec, timeout_usec));
+        uint64_t next_usec = wheel_next(&loop->wheel);
 
-        if (next_usec == USEC_INFINITY)
+        if (next_usec == USEC_INFINITY && timeout_usec == USEC_INFINITY)
                 return -1;
+
+        uint64_t now_usec = clock_usec(CLOCK_MONOTONIC);
+
+        next_usec = MIN(next_usec, deadline_after(now_usec, timeout_usec));
         if (next_usec <= now_usec)
                 return 0;
         return (int)MIN((next_usec - now_usec + USEC_PER_MSEC - 1) / USEC_PER_MSEC, (uint64_t)INT32_MAX);
@@ -198,15 +202,19 @@ static void source_serve(struct source *source, struct loop *loop)
         loop->current = NULL;
 }
 
-/* Serves those of `waiting`, for so long; who had no turn stays in it. The clock is read after every `n_untimed`. */
+/*
+ * Serves those of `waiting`, for so long; who had no turn stays in it. The clock is read after every `n_untimed`; not at
+ * all where only one waits, as mostly.
+ */
 static void serve_for(struct loop *loop, struct list *waiting, uint64_t span_usec, unsigned n_untimed)
 {
-        uint64_t end_usec = list_is_empty(waiting) ? 0 : clock_usec(CLOCK_MONOTONIC) + span_usec;
+        bool is_timed = waiting->next != waiting->prev;
+        uint64_t end_usec = is_timed ? clock_usec(CLOCK_MONOTONIC) + span_usec : 0;
         unsigned n_served = 0;
 
         for (struct list *node; (node = list_take_first(waiting));) {
                 source_serve(container_of(node, struct source, ready_link), loop);
-                if (++n_served % n_untimed == 0 && clock_usec(CLOCK_MONOTONIC) >= end_usec)
+                if (is_timed && ++n_served % n_untimed == 0 && clock_usec(CLOCK_MONOTONIC) >= end_usec)
                         break;
         }
 }
@@ -264,8 +272,7 @@ int loop_turn(struct loop *loop, uint64_t timeout_usec)
 
         loop_serve(loop);
         loop_bury_dead(loop);
-        if (loop->hook)
-                loop->hook(loop->hook_userdata);
+        loop->is_hook_owed = loop->hook && loop->hook(loop->hook_userdata);
         return 0;
 }
 

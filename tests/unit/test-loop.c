@@ -553,10 +553,13 @@ static void ready_note(struct source *source)
         loop_bury(loop, grave_new(), bury_and_dig);
 }
 
-static void hook_note(void *userdata)
+static bool is_hook_owed;
+
+static bool hook_note(void *userdata)
 {
         ck_assert_str_eq(userdata, "mine");
         note("hook ");
+        return is_hook_owed;
 }
 
 START_TEST(test_loop_order)
@@ -576,6 +579,12 @@ START_TEST(test_loop_order)
         ck_assert_str_eq(order, "timer source bury-one bury bury hook ");
         turn();
         ck_assert_str_eq(order, "timer source bury-one bury bury hook hook ");
+
+        is_hook_owed = true;
+        turn();
+        is_hook_owed = false;
+        ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0); /* which would wait for ever */
+        ck_assert_str_eq(order, "timer source bury-one bury bury hook hook hook hook ");
         end_deinit(&end);
         finish();
 }
