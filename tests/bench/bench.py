@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -22,7 +23,8 @@ from collections import Counter
 from pathlib import Path
 
 from server import (HARD_LIMIT, SAID, SERVER_CPU, Load, Server, describe_machine, free_port, held, peers, place_journald, placed_on, private_journald,
-                    program, say, show_table, tetherd)
+                    program, say, show_table, tetherd,
+                    usec_per_life)
 from harness.basics import Failure, Skip, die_with_parent, eventually
 
 WARM_UP = 2000
@@ -52,13 +54,6 @@ def ratio(samples, floor):
 def rotated(items, i):
     turn = i % len(items)
     return items[turn:] + items[:turn]
-
-
-def usec_per_life(build, server, n_lives, options, n_more=0):
-    before = server.cpu_usec()
-    with Load(build, server, n_lives, *options) as load:
-        load.end(n_more)
-    return (server.cpu_usec() - before) / n_lives
 
 
 def measure_lives(build, servers, n_rounds, n_lives, options, n_more=0):
@@ -199,6 +194,23 @@ def bench_latency(build, binary, n_rounds):
                "ratio to the floor", ["", "p50", "p99"], [[name, column(name, 0), column(name, 1)] for name in samples])
 
 
+class Manager:
+    """Hears what the daemon tells its service manager."""
+
+    def __init__(self, directory):
+        self.path = Path(directory) / "notify"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.socket.bind(str(self.path))
+
+    def values(self, name):
+        """Those of `name` that came since; the others are forgotten."""
+        values = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                values += re.findall(rf"^{name}=(.*)$", self.socket.recv(4096).decode(), re.M)
+        return values
+
+
 def usec_per_ending(build, server, n_clients):
     with held(build, server, n_clients) as load:
         load.wait_open()
@@ -237,6 +249,39 @@ def bench_storm(build, binary, n_rounds):
                                          "many, to the floor"], rows)
 
 
+WATCHDOG_USEC = 100_000  # it is told twice as often, and so the server comes to rest in between
+N_TICKS = 60
+
+
+def usec_per_tick(server, manager):
+    manager.values("WATCHDOG")
+    before, n_ticks = server.cpu_usec(), 0
+    while n_ticks < N_TICKS:
+        select.select([manager.socket], [], [], 5)
+        n_ticks += len(manager.values("WATCHDOG"))
+    server.rest()
+    return (server.cpu_usec() - before) / (n_ticks + len(manager.values("WATCHDOG")))
+
+
+def bench_ticks(build, binary, n_rounds):
+    """Growth: a deadline that passes, the one of the daemon's watchdog, beside few and many that do not."""
+    sizes = (N_FEW, N_HELD)
+    ticks = {n: [] for n in sizes}
+    with tempfile.TemporaryDirectory(prefix="tetherd-bench-") as directory:
+        manager = Manager(directory)
+        with Server("tetherd", tetherd(binary, listener=EVERY_TIMEOUT),
+                    ["env", f"NOTIFY_SOCKET={manager.path}", f"WATCHDOG_USEC={WATCHDOG_USEC}"]) as server:
+            for i in range(n_rounds):
+                for n in rotated(sizes, i):
+                    with held(build, server, n) as load:
+                        load.wait_open()
+                        ticks[n].append(usec_per_tick(server, manager))
+                        load.end()
+    few, many = ticks.values()
+    show_table("CPU of the server, µs", ["", f"{N_FEW:,} open", f"{N_HELD:,} open", "many to few"],
+               [["tetherd: a tick", f"{median(few):.1f}", f"{median(many):.1f}", f"{ratio(many, few):.2f}"]])
+
+
 MAX_CONCURRENT = 16
 HOLDING = """resources = held
 [listener:other]
@@ -247,23 +292,6 @@ type = exec
 release = true
 max_concurrent = {most}
 """
-
-
-class Manager:
-    """Hears what the daemon tells its service manager."""
-
-    def __init__(self, directory):
-        self.path = Path(directory) / "notify"
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self.socket.bind(str(self.path))
-
-    def lines(self):
-        """Of STATUS, those that came since."""
-        lines = []
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                lines += re.findall(r"^STATUS=(.*)$", self.socket.recv(4096).decode(), re.M)
-        return lines
 
 
 def serve_one(port):
@@ -295,7 +323,7 @@ def bench_releases(build, binary, _n_rounds):
                 load.wait_open()
                 if (n_records := len(os.listdir(records))) != N_HELD:
                     raise Failure(f"{n_records} leases are in the ledger, not {N_HELD}")
-                manager.lines()
+                manager.values("STATUS")
                 quiet = [serve_one(port) for _ in range(500)]
                 began, cpu_usec = time.monotonic(), server.cpu_usec()
                 load.process.stdin.close()
@@ -303,7 +331,7 @@ def bench_releases(build, binary, _n_rounds):
                 while any(os.scandir(records)):
                     times.append(serve_one(port))
                     at_once.append(sum(map(runs, children.read_text().split())))
-                    told += manager.lines()
+                    told += manager.values("STATUS")
                 took, cpu_usec = time.monotonic() - began, server.cpu_usec() - cpu_usec
                 load.process.wait()
             server.settle()
@@ -374,7 +402,7 @@ def bench_callback(build, _binary, _n_rounds):
 
 
 PARTS = {"lives": bench_lives, "idle": bench_idle, "calls": bench_calls, "records": bench_records,
-         "latency": bench_latency, "storm": bench_storm, "releases": bench_releases, "stopped": bench_stopped, "callback": bench_callback}
+         "latency": bench_latency, "storm": bench_storm, "ticks": bench_ticks, "releases": bench_releases, "stopped": bench_stopped, "callback": bench_callback}
 
 
 def main():

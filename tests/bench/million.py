@@ -14,12 +14,14 @@ import re
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from server import HARD_LIMIT, Server, describe_machine, private_journald, say, show_table, tetherd
+from server import (HARD_LIMIT, WITHOUT_RECORDS, Server, describe_machine, private_journald, say, show_table, tetherd,
+                    usec_per_life)
 from harness.basics import Failure, die_with_parent, eventually, expect, expect_equal
 from harness.daemon import free_port
 
@@ -27,7 +29,6 @@ SPREAD = 900  # the kernel shares out by a hash: some instance gets more than th
 SERVED_WITHIN_MSEC = 50
 CLIENTS_EACH = 15000  # of one process
 RECORDS = "log_target = journal\nlog_level = info\nlog_events = closed\nlog_queue = 40000"
-WITHOUT = "log_target = stderr\nlog_level = err\nlog_events = none"
 # Detection is on; at its usual 60 s a million keepalives would be sent every 15 s, by the same two CPUs.
 KEYS = "reuse_port = yes\ngreeting = {number}\ndetect_within = 2h\nhandshake_timeout = 10s\nidle_timeout = 1d\n" \
        "max_age = 7d\nbacklog = 4096\n"
@@ -39,7 +40,7 @@ def meminfo(name):
 
 class Instance(Server):
     def __init__(self, number, port, tetherd_path, enter):
-        daemon = RECORDS if number == 0 else WITHOUT
+        daemon = RECORDS if number == 0 else WITHOUT_RECORDS
         super().__init__(f"instance {number}", tetherd(tetherd_path, daemon, KEYS.format(number=number)), enter, port)
 
     def n_connections(self):
@@ -130,12 +131,21 @@ def n_instructions(build, n, limit, what):
     return int(re.search(r"Collected : (\d+)", output)[1]) / (2 * N_COUNTED)  # near and far
 
 
-def simulate(build, n_few, n_many):
-    rows = []
+def life_nsec(build, binary):
+    """A whole one, with its system calls."""
+    with Server("tetherd", tetherd(binary)) as server:
+        return 1000 * statistics.median(usec_per_life(build, server, 10000, []) for _ in range(5))
+
+
+def simulate(build, binary, n_few, n_many):
+    rows, life = [], life_nsec(build, binary)
     for limit, what in ((0, "nobody is counted"), (2, "a limit per source")):
         few, many = simulated(build, n_few, limit), simulated(build, n_many, limit)
         rows += [[f"ns: {name}, {what}", f"{few[name]:.0f}", f"{many[name]:.0f}", f"{many[name] / few[name]:.2f}"]
                  for name in few]
+        for name in ("near life", "far life"):
+            more = life - few[name] + many[name]
+            rows.append([f"ns: {name} with its system calls, {what}", f"{life:.0f}", f"{more:.0f}", f"{more / life:.2f}"])
         for part in ("lives", "news") if shutil.which("valgrind") else ():
             few, many = n_instructions(build, n_few, limit, part), n_instructions(build, n_many, limit, part)
             rows.append([f"instructions: {part}, {what}", f"{few:.0f}", f"{many:.0f}", f"{many / few:.2f}"])
@@ -196,7 +206,7 @@ def main():
         for instance in instances:
             instance.settle()
         say(f"- the other {n_left:,} left, and nothing is held any more")
-    simulate(build, n // 100, n)
+    simulate(build, binary, n // 100, n)
 
 
 if __name__ == "__main__":

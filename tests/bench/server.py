@@ -187,6 +187,13 @@ def held(build, server, n_clients, *options):
     return Load(build, server, n_clients, "-e", "hold", "-r", "10000", *options)  # slower than an accept queue fills
 
 
+def usec_per_life(build, server, n_lives, options, n_more=0):
+    before = server.cpu_usec()
+    with Load(build, server, n_lives, *options) as load:
+        load.end(n_more)
+    return (server.cpu_usec() - before) / n_lives
+
+
 # ---- the commands ----
 
 

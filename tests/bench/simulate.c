@@ -4,16 +4,18 @@
  *
  *     simulate CONNECTIONS OPERATIONS LIMIT
  *
- * fills them with so many, each from an address of its own, and then takes turns: 256 connections of which the kernel
- * "has news" move their deadline, and 64 end and 64 begin. Prints what an operation costs: nanoseconds of CPU of
- * one that has news, of one that ends and one that begins together, and of a deadline that passes. Each source may have LIMIT connections; with 0 nobody is counted.
+ * fills them with so many, each from an address of its own, and then takes turns as the daemon does: 256 connections
+ * have news, which moves no deadline but only notes the time; 64 have a FIN and end, and 64 begin. Prints what an
+ * operation costs: nanoseconds of CPU of one that has news, of one that ends and one that begins together, and of a
+ * deadline that passes. Each source may have LIMIT connections; with 0 nobody is counted.
  *
  * What is simulated: the kernel, of which the loop sees epoll_ctl and epoll_wait alone (the linker leads them here).
  * What a cost may depend on is how many connections there are, and which: `near` takes those that follow each other
- * in memory, as lives do that begin and end together; `far` takes any, so that each is cold in every cache.
+ * in memory, as lives do that begin and end together; `far` takes any, so that each is cold in every cache. All have
+ * the same timeout, and came one after the other within an hour.
  */
 #include "base/clock.h"
-#include "connection/admission.h"
+#include "connection/connection.h"
 #include "loop/loop.h"
 #include <err.h>
 #include <inttypes.h>
@@ -22,20 +24,28 @@
 #define FIRST_FD  (1 << 24) /* above every real one */
 #define N_EVENTS  256       /* a turn */
 #define N_LIVES   64
-#define SIZE      192 /* of a struct connection */
 #define SPAN_USEC (UINT64_C(3600) * USEC_PER_SEC)
 
 int __real_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
 int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
 int __wrap_epoll_wait(int epoll_fd, struct epoll_event *events, int n_events, int timeout);
 
+/* What is touched lies where it lies in a struct connection. */
 struct simulated {
         struct source source;
         struct timer timer;
         struct source_entry *entry;
-        uint32_t address;
         size_t index; /* in `all` */
+        uint64_t rest[4];
+        uint64_t received_usec;
+        uint64_t n_received;
+        struct address remote;
+        uint64_t more[3];
+        uint32_t fd;
+        uint32_t state;
 };
+
+static_assert(sizeof(struct simulated) == sizeof(struct connection), "as large as the real ones");
 
 static struct simulation {
         struct loop *loop;
@@ -43,13 +53,16 @@ static struct simulation {
         struct sources sources;
         struct listener_config config;
         struct simulated **all;
+        uint64_t *marks; /* a bit for each of them */
         size_t n;
         size_t cursor;
         bool is_far;
         uint64_t random;
         uint32_t next_address;
-        struct simulated *news[N_EVENTS];
-        size_t n_news;
+        size_t chosen[N_EVENTS];
+        size_t n_chosen;
+        uint32_t events; /* of all that were chosen */
+        bool is_told;
         uint64_t n_served, n_fired;
         uint64_t passed_usec; /* since the loop last looked at its clock */
 } simulation;
@@ -62,10 +75,13 @@ int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *ev
 int __wrap_epoll_wait(int epoll_fd _unused_, struct epoll_event *events, int n_events _unused_,
                       int timeout _unused_)
 {
-        for (size_t i = 0; i < simulation.n_news; i++)
-                events[i] =
-                        (struct epoll_event){ .events = EPOLLIN, .data.ptr = &simulation.news[i]->source };
-        return (int)simulation.n_news;
+        int n = 0;
+
+        for (; !simulation.is_told && n < (int)simulation.n_chosen; n++)
+                events[n] = (struct epoll_event){ .events = simulation.events,
+                                                  .data.ptr = simulation.all[simulation.chosen[n]] };
+        simulation.is_told = true;
+        return n;
 }
 
 static uint64_t cpu_nsec(void)
@@ -85,46 +101,9 @@ static uint64_t random_number(void)
         return simulation.random * UINT64_C(0x2545f4914f6cdd1d);
 }
 
-static void arm(struct simulated *s)
+static uint64_t now_usec(void)
 {
-        timer_arm(loop_wheel(simulation.loop), &s->timer,
-                  loop_now(simulation.loop) + simulation.passed_usec + SPAN_USEC +
-                          random_number() % SPAN_USEC);
-}
-
-static void has_news(struct source *source)
-{
-        struct simulated *s = container_of(source, struct simulated, source);
-
-        source_clear(source, EPOLLIN);
-        simulation.n_served++;
-        arm(s);
-}
-
-static void fired(struct timer *timer)
-{
-        simulation.n_fired++;
-        arm(container_of(timer, struct simulated, timer));
-}
-
-static struct simulated *begin_one(size_t index)
-{
-        struct simulated *s = slab_alloc(&simulation.slab);
-        struct address address = { .family = AF_INET };
-        const struct peer peer = { .address = &address, .uid = (uid_t)-1, .gid = (gid_t)-1 };
-
-        if (!s)
-                err(EXIT_FAILURE, "slab_alloc");
-        s->address = simulation.next_address++;
-        s->index = index;
-        memcpy(address.ip, &s->address, sizeof(s->address));
-        if (admission_decide(&simulation.sources, &simulation.config, &peer, loop_now(simulation.loop),
-                             &s->entry) != ADMISSION_GRANTED ||
-            source_init(&s->source, simulation.loop, FIRST_FD + (int)index, EPOLLIN, EPOLLIN, has_news) < 0)
-                errx(EXIT_FAILURE, "not admitted");
-        timer_init(&s->timer, fired);
-        arm(s);
-        return s;
+        return loop_now(simulation.loop) + simulation.passed_usec;
 }
 
 static void end_one(struct simulated *s)
@@ -135,19 +114,71 @@ static void end_one(struct simulated *s)
         slab_free(&simulation.slab, s);
 }
 
-static size_t choose(void)
+static void has_news(struct source *source)
 {
-        if (simulation.is_far)
-                return random_number() % simulation.n;
-        simulation.cursor = (simulation.cursor + 1) % simulation.n;
-        return simulation.cursor;
+        struct simulated *s = container_of(source, struct simulated, source);
+
+        simulation.n_served++;
+        if (source->pending & EPOLLRDHUP) {
+                end_one(s);
+                return;
+        }
+        source_clear(source, EPOLLIN);
+        s->received_usec = now_usec();
+        s->n_received += s->fd + s->state;
+}
+
+static void fired(struct timer *timer)
+{
+        simulation.n_fired++;
+        timer_arm(loop_wheel(simulation.loop), timer, now_usec() + SPAN_USEC);
+}
+
+static struct simulated *begin_one(size_t index)
+{
+        struct simulated *s = slab_alloc(&simulation.slab);
+        const struct peer peer = { .address = &s->remote, .uid = (uid_t)-1, .gid = (gid_t)-1 };
+
+        if (!s)
+                err(EXIT_FAILURE, "slab_alloc");
+        s->index = index;
+        s->remote.family = AF_INET;
+        memcpy(s->remote.ip, &simulation.next_address, sizeof(simulation.next_address));
+        simulation.next_address++;
+        if (admission_decide(&simulation.sources, &simulation.config, &peer, loop_now(simulation.loop),
+                             &s->entry) != ADMISSION_GRANTED ||
+            source_init(&s->source, simulation.loop, FIRST_FD + (int)index, EPOLLIN, EPOLLIN, has_news) < 0)
+                errx(EXIT_FAILURE, "not admitted");
+        timer_init(&s->timer, fired);
+        simulation.passed_usec += SPAN_USEC / simulation.n;
+        timer_arm(loop_wheel(simulation.loop), &s->timer, now_usec() + SPAN_USEC);
+        return s;
+}
+
+/* So many, each once, and without a look at them. */
+static void choose(size_t n, uint32_t events)
+{
+        simulation.events = events;
+        simulation.n_chosen = 0;
+        simulation.is_told = false;
+        while (simulation.n_chosen < n) {
+                size_t which = simulation.is_far
+                                       ? random_number() % simulation.n
+                                       : (simulation.cursor = (simulation.cursor + 1) % simulation.n);
+
+                if (simulation.marks[which / 64] & UINT64_C(1) << which % 64)
+                        continue;
+                simulation.marks[which / 64] |= UINT64_C(1) << which % 64;
+                simulation.chosen[simulation.n_chosen++] = which;
+        }
+        for (size_t i = 0; i < n; i++)
+                simulation.marks[simulation.chosen[i] / 64] = 0;
 }
 
 static void turn(void)
 {
         if (loop_turn(simulation.loop, 0) < 0)
                 errx(EXIT_FAILURE, "loop_turn");
-        simulation.n_news = 0;
 }
 
 static void report(const char *what, uint64_t nsec, uint64_t n)
@@ -162,9 +193,7 @@ __attribute__((noinline)) static void news(size_t n_operations)
 
         simulation.n_served = 0;
         while (simulation.n_served < n_operations) {
-                for (size_t i = 0; i < N_EVENTS; i++)
-                        simulation.news[i] = simulation.all[choose()];
-                simulation.n_news = N_EVENTS;
+                choose(N_EVENTS, EPOLLIN);
                 nsec -= cpu_nsec();
                 turn();
                 nsec += cpu_nsec();
@@ -174,20 +203,21 @@ __attribute__((noinline)) static void news(size_t n_operations)
 
 __attribute__((noinline)) static void lives(size_t n_operations)
 {
-        size_t which[N_LIVES];
+        struct simulated *begun[N_LIVES];
         uint64_t nsec = 0;
 
-        for (size_t done = 0; done < n_operations; done += N_LIVES) {
-                for (size_t i = 0; i < N_LIVES; i++)
-                        which[i] = choose();
+        simulation.n_served = 0;
+        while (simulation.n_served < n_operations) {
+                choose(N_LIVES, EPOLLIN | EPOLLRDHUP);
                 nsec -= cpu_nsec();
-                for (size_t i = 0; i < N_LIVES; i++) {
-                        end_one(simulation.all[which[i]]);
-                        simulation.all[which[i]] = begin_one(which[i]);
-                }
+                turn();
+                for (size_t i = 0; i < N_LIVES; i++)
+                        begun[i] = begin_one(simulation.chosen[i]);
                 nsec += cpu_nsec();
+                for (size_t i = 0; i < N_LIVES; i++)
+                        simulation.all[simulation.chosen[i]] = begun[i];
         }
-        report("life", nsec, n_operations / N_LIVES * N_LIVES);
+        report("life", nsec, simulation.n_served);
 }
 
 /* Time passes a second at once, so that some deadlines are due and some are sorted again. */
@@ -196,10 +226,10 @@ static void deadlines(void)
         uint64_t nsec = 0;
 
         simulation.n_fired = 0;
-        for (simulation.passed_usec = 0; simulation.passed_usec < 2 * SPAN_USEC;) {
+        for (uint64_t end_usec = now_usec() + 2 * SPAN_USEC; now_usec() < end_usec;) {
                 simulation.passed_usec += USEC_PER_SEC;
                 nsec -= cpu_nsec();
-                wheel_run(loop_wheel(simulation.loop), loop_now(simulation.loop) + simulation.passed_usec);
+                wheel_run(loop_wheel(simulation.loop), now_usec());
                 nsec += cpu_nsec();
         }
         if (simulation.n_fired > 0)
@@ -220,8 +250,10 @@ int main(int argc, char **argv)
                 simulation.config.max_connections_per_source = UINT64_MAX;
         simulation.config.accept_rate_per_source = UINT64_MAX;
         simulation.all = calloc(simulation.n, sizeof(struct simulated *));
-        slab_init(&simulation.slab, SIZE);
-        if (!simulation.all || sources_init(&simulation.sources) < 0 || loop_new(&simulation.loop) < 0)
+        simulation.marks = calloc(simulation.n / 64 + 1, sizeof(uint64_t));
+        slab_init(&simulation.slab, sizeof(struct simulated));
+        if (!simulation.all || !simulation.marks || sources_init(&simulation.sources) < 0 ||
+            loop_new(&simulation.loop) < 0)
                 errx(EXIT_FAILURE, "starting");
         for (size_t i = 0; i < simulation.n; i++)
                 simulation.all[i] = begin_one(i);
@@ -236,6 +268,7 @@ int main(int argc, char **argv)
         sources_deinit(&simulation.sources);
         slab_deinit(&simulation.slab);
         simulation.loop = loop_free(simulation.loop);
+        free(simulation.marks);
         free(simulation.all);
         return EXIT_SUCCESS;
 }
