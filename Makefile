@@ -199,9 +199,9 @@ endef
 $(foreach program,$(BENCH),$(eval $(call bench-program,$(program))))
 
 .PHONY: bench
-bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## measure it beside a bare loop and its peers (about 15 minutes; PARTS="lives idle" for some)
+bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## measure it beside a bare loop and its peers (about 15 minutes; PARTS="lives idle" for some, ROUNDS=9 for more than 5)
 	@tests/bench/peers/build $(B)/tests/bench/peers
-	@python3 -B tests/bench/bench.py $(PARTS:%=--only %) --write $(B)/bench.md $(B)/tests/bench $(B)/tetherd
+	@python3 -B tests/bench/bench.py $(PARTS:%=--only %) $(ROUNDS:%=--rounds %) --write $(B)/bench.md $(B)/tests/bench $(B)/tetherd
 
 .PHONY: bench-million
 bench-million: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## hold a million connections, and reset one instance's (about 5 minutes, 10 GB)

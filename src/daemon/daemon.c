@@ -358,7 +358,6 @@ int daemon_run(const char *config_path, struct config *config, const enum log_ta
         }
         r = daemon_start(&daemon);
         if (r == 0) {
-                daemon_end_of_turn(&daemon); /* what the start said is not kept until something happens */
                 r = loop_run(daemon.loop);
                 if (r < 0)
                         log_message(daemon.journal, LOG_ERR, "the event loop failed: %s", strerror(-r));

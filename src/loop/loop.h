@@ -54,7 +54,10 @@ struct sd_event *loop_event(struct loop *loop);
 /* To be called after asking something of a bus that is attached to it, but for callbacks of sd-event itself. */
 void loop_event_changed(struct loop *loop);
 
-/* Called at the end of every turn, when nothing else runs any more. True: the next turn must not wait for news. */
+/*
+ * Called at the end of every turn, when nothing else runs any more. True: the next turn must not wait for news; nor
+ * does the first one.
+ */
 void loop_set_turn_hook(struct loop *loop, bool (*hook)(void *userdata), void *userdata);
 
 /* Runs turns until loop_exit(); returns the status given there, or a negative errno (epoll itself failed). */
