@@ -115,6 +115,7 @@ int main(int argc, char **argv)
             sources_init(&listener.sources) < 0 || hosted_new(&listener.hosted, &plugin, "bench") < 0)
                 errx(EXIT_FAILURE, "starting");
         listener.connections = &connections;
+        listening.listener = &listener;
 
         struct connection *c = open_connection(&listener);
 
