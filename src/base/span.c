@@ -6,7 +6,6 @@
 #include "base/span.h"
 #include "base/clock.h"
 #include "base/digits.h"
-#include <stdio.h>
 
 #define MINUTE (60 * USEC_PER_SEC)
 #define HOUR   (60 * MINUTE)

@@ -113,7 +113,7 @@ void connections_deinit(struct connections *connections); /* asserts that none i
 
 /* Before one more is accepted: whether there is memory for it, so that connection_new() succeeds. */
 bool connections_reserve(struct connections *connections);
-struct connection *connection_new(struct connections *connections);
+struct connection *connection_new(struct connections *connections); /* NULL when out of memory */
 
 /* The kernel handed over `fd`, which is the connection's from here on, also when it is refused at once. */
 void connection_open(struct connection *connection, struct listener *listener, int fd,

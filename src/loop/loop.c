@@ -153,8 +153,7 @@ void loop_set_turn_hook(struct loop *loop, bool (*hook)(void *userdata), void *u
 {
         loop->hook = hook;
         loop->hook_userdata = userdata;
-        loop->is_hook_owed =
-                true; /* what was done before the loop ran does not wait until something happens */
+        loop->is_hook_owed = true; /* for what was done before the loop runs */
 }
 
 static bool source_is_ready(const struct source *source)

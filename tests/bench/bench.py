@@ -23,8 +23,7 @@ from collections import Counter
 from pathlib import Path
 
 from server import (HARD_LIMIT, SAID, SERVER_CPU, Load, Server, describe_machine, free_port, held, peers, place_journald, placed_on, private_journald,
-                    program, say, show_table, tetherd,
-                    usec_per_life)
+                    program, say, show_table, tetherd, usec_per_life)
 from harness.basics import Failure, Skip, die_with_parent, eventually
 
 WARM_UP = 2000
