@@ -1,7 +1,7 @@
 /*
  * Accepting. What it relies on: Linux hands TCP options of a listening socket down to the connections that
  * are established after they were set (tcp(7)), so accepting costs one system call; only those that were
- * queued before a reload changed the options get them one by one, until accept4(2) first says EAGAIN.
+ * queued before a reload changed the options get them one by one, until nobody waits for the first time.
  *
  * A full daemon stops accepting instead of accepting and dropping: what waits in the backlog is served later.
  * It goes on when a connection is gone; where descriptors, memory or processes ran out, also after RETRY_USEC, for
@@ -175,13 +175,18 @@ static void listeners_retry(struct timer *timer)
 
 /* ---- accepting ---- */
 
-/* One connection. False: no more now. */
-static bool listener_accept(struct listener *listener, struct listening_socket *socket)
+/* Who comes from now on is told of by the kernel. */
+static void listening_socket_drained(struct listening_socket *socket)
+{
+        source_clear(&socket->source, EPOLLIN);
+        socket->needs_tuning = false;
+        listener_end_pause(socket->listener);
+}
+
+/* Whether one more may be accepted; else accepting pauses, although nobody may wait yet. */
+static bool listener_can_accept(struct listener *listener)
 {
         struct connections *connections = listener->connections;
-        union address_socket address;
-        socklen_t length = sizeof(address);
-        struct address remote = { .family = AF_UNIX };
         char reason[128];
         int starvation;
 
@@ -204,16 +209,24 @@ static bool listener_accept(struct listener *listener, struct listening_socket *
                 listener_pause(listener, ENOMEM, "out of memory");
                 return false;
         }
+        return true;
+}
 
+/* One connection. False: no more now. */
+static bool listening_socket_accept(struct listening_socket *socket)
+{
+        struct listener *listener = socket->listener;
+        union address_socket address;
+        socklen_t length = sizeof(address);
+        struct address remote = { .family = AF_UNIX };
+        char reason[128];
         int fd = accept4(socket->source.fd, &address.sa, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
         if (fd < 0) {
                 int error = errno;
 
                 if (error == EAGAIN) {
-                        source_clear(&socket->source, EPOLLIN);
-                        socket->needs_tuning = false;
-                        listener_end_pause(listener);
+                        listening_socket_drained(socket);
                 } else if (!errno_is_accept_transient(error)) {
                         /* Anything else would fail again at once; the listening socket itself is ours and good. */
                         (void)snprintf(reason, sizeof(reason), "accept4: %s", strerror(error));
@@ -229,21 +242,28 @@ static bool listener_accept(struct listener *listener, struct listening_socket *
                 if (socket->needs_tuning)
                         tcp_tune(fd, listener->config);
         }
-        connection_open(connection_new(connections), listener, fd, &remote);
+        connection_open(connection_new(listener->connections), listener, fd, &remote);
         return true;
 }
 
 static void listening_socket_ready(struct source *source)
 {
         struct listening_socket *socket = container_of(source, struct listening_socket, source);
+        unsigned int n_waiting = listening_socket_n_waiting(socket), n_served = 0;
+        /* Mostly one comes alone, and nothing has to be timed. */
+        bool is_timed = n_waiting > 1;
+        uint64_t end_usec = is_timed ? clock_usec(CLOCK_MONOTONIC) + ACCEPT_BUDGET_USEC : 0;
 
-        uint64_t end_usec = 0;
-
-        for (int i = 0; i < ACCEPT_BUDGET && listener_accept(socket->listener, socket); i++)
-                if (i == 1) /* mostly one comes alone, and nothing has to be timed */
-                        end_usec = clock_usec(CLOCK_MONOTONIC) + ACCEPT_BUDGET_USEC;
-                else if (i > 1 && clock_usec(CLOCK_MONOTONIC) > end_usec)
+        while (listener_can_accept(socket->listener)) {
+                if (n_served == n_waiting) {
+                        listening_socket_drained(socket);
                         break;
+                }
+                if (n_served == ACCEPT_BUDGET || (is_timed && clock_usec(CLOCK_MONOTONIC) > end_usec) ||
+                    !listening_socket_accept(socket))
+                        break;
+                n_served++;
+        }
 }
 
 int listeners_receive(struct listeners *listeners, struct fds *fds)

@@ -7,6 +7,7 @@
 #include "connection/listening.h"
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -140,6 +141,19 @@ static int listening_socket_new(const char *endpoint, struct listening_socket **
         }
         *ret_socket = socket;
         return 0;
+}
+
+unsigned int listening_socket_n_waiting(const struct listening_socket *socket)
+{
+        struct tcp_info info = { 0 };
+        socklen_t length = offsetof(struct tcp_info, tcpi_lost);
+
+        /* Of a listening socket, these two count its queue and what that takes at most (tcp_get_info() in Linux). */
+        if (socket->address.family == AF_UNIX ||
+            getsockopt(socket->source.fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0 ||
+            info.tcpi_state != TCP_LISTEN || info.tcpi_sacked == 0)
+                return UINT_MAX;
+        return info.tcpi_unacked;
 }
 
 void listening_socket_free(struct loop *loop, struct listening_socket *socket)

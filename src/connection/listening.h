@@ -43,6 +43,12 @@ int listening_socket_open(struct loop *loop, const struct endpoint *endpoint,
 int listening_socket_receive(struct loop *loop, struct handed_fd *handed, source_fn ready,
                              struct listening_socket **ret_socket);
 
+/*
+ * How many wait to be accepted, so that accept4(2) need not be called for nobody, who is as dear as somebody: it makes a
+ * socket and a file before it looks. UINT_MAX where the kernel does not say, as of UNIX sockets.
+ */
+unsigned int listening_socket_n_waiting(const struct listening_socket *socket);
+
 /* Closes it, and removes its file where that is ours. */
 void listening_socket_free(struct loop *loop, struct listening_socket *socket);
 

@@ -49,6 +49,15 @@ def max_connections_of_a_listener(kind):
             client.echo()
 
 
+@scene(over=("tcp4", "unix"))
+def a_full_listener_says_so_before_anybody_waits(kind):
+    with Daemon(config("max_connections = 2")) as daemon:
+        clients = [daemon.connect_ready(kind).echo() for _ in range(2)]
+        daemon.wait_record("accept-paused", PRIORITY=4, TETHERD_LISTENER="tight")
+        clients[0].close()
+        daemon.wait_record("accept-resumed", PRIORITY=6, TETHERD_LISTENER="tight")
+
+
 @scene()
 def max_connections_of_the_daemon():
     with Daemon(config(), {"max_connections": "4"}) as daemon:
