@@ -193,14 +193,22 @@ static void connection_enter(struct connection *c, enum connection_state state)
 
 void connection_local(const struct connection *c, struct address *ret)
 {
+        struct connections *connections = shared(c);
         union address_socket address;
         socklen_t length = sizeof(address);
 
-        *ret = (struct address){ .family = AF_UNSPEC };
-        if (!c->is_unix && getsockname(c->fd, &address.sa, &length) == 0)
-                address_from_socket(ret, &address, length);
-        else if (c->is_unix)
-                ret->family = AF_UNIX;
+        *ret = (struct address){ .family = c->is_unix ? AF_UNIX : AF_UNSPEC };
+        if (c->is_unix)
+                return;
+        if (connections->local_id == c->id) { /* a short life asks twice, one after the other */
+                *ret = connections->local;
+                return;
+        }
+        if (getsockname(c->fd, &address.sa, &length) < 0)
+                return;
+        address_from_socket(ret, &address, length);
+        connections->local = *ret;
+        connections->local_id = c->id;
 }
 
 struct event_connection connection_facts(const struct connection *c, const struct address *local)

@@ -31,6 +31,8 @@ struct connections {
         uint64_t n_max;
         uint64_t n_accepted; /* since the start */
         uint64_t next_id;
+        struct address local; /* of the connection that was asked for it last */
+        uint64_t local_id;
         uint8_t *scratch; /* where all of them receive */
         bool are_stored;  /* they are in a store too (service/store.h), which has to hear of an ending */
         /* One is ready, and nothing was said to it yet. May be NULL, as the next. */
