@@ -22,6 +22,7 @@
 #include <sys/signalfd.h>
 #include <systemd/sd-event.h>
 
+#define SAY_AGAIN_USEC     (20 * USEC_PER_MSEC)
 #define JOURNAL_RETRY_USEC (1 * USEC_PER_SEC)
 
 static const int handled_signals[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
@@ -47,7 +48,7 @@ void say_fault(const char *format, ...)
         va_end(arguments);
 }
 
-/* ---- the journal: flushed at the end of a turn, waited for while it is slow ---- */
+/* ---- the journal: flushed at the end of a turn, not of each, and waited for while it is slow ---- */
 
 /*
  * Its socket is in the loop only while journald is slow: else each record that it reads would wake us; and while it is
@@ -92,10 +93,31 @@ static bool is_journal_slow(const struct daemon *daemon)
 }
 
 /*
- * What a turn has to say waits for the next one, which does not wait itself: where a life ends as it began, both its
- * records take one system call, and wake journald once.
+ * Waking journald is the most of what a record costs. So what a turn has to say waits for the next one, which does not
+ * wait itself: a life that ends as it began takes one system call for both its records. And who has just said
+ * something has more to say, mostly: that goes together too. Returns until when the next turn may wait.
  */
-static bool daemon_end_of_turn(void *userdata)
+static uint64_t daemon_say(struct daemon *daemon)
+{
+        uint64_t now = daemon_now(daemon);
+
+        if (journal_n_staged(daemon->journal) > 0 && !is_journal_slow(daemon)) {
+                bool was_owed = daemon->is_flush_owed;
+
+                daemon->is_flush_owed = true;
+                if (now < daemon->say_usec)
+                        return daemon->say_usec;
+                if (!was_owed)
+                        return 0;
+        }
+        if (daemon->is_flush_owed)
+                daemon->say_usec = deadline_after(now, SAY_AGAIN_USEC);
+        daemon->is_flush_owed = false;
+        daemon_flush_journal(daemon);
+        return USEC_INFINITY;
+}
+
+static uint64_t daemon_end_of_turn(void *userdata)
 {
         struct daemon *daemon = userdata;
 
@@ -104,11 +126,7 @@ static bool daemon_end_of_turn(void *userdata)
                 timer_arm(loop_wheel(daemon->loop), &daemon->limit_timer,
                           events_tick(daemon->journal, daemon_now(daemon)));
         preserve_tick(&daemon->preserve);
-        daemon->is_flush_owed =
-                !daemon->is_flush_owed && !is_journal_slow(daemon) && journal_n_staged(daemon->journal) > 0;
-        if (!daemon->is_flush_owed)
-                daemon_flush_journal(daemon);
-        return daemon->is_flush_owed;
+        return daemon_say(daemon);
 }
 
 /* ---- signals ---- */

@@ -53,7 +53,8 @@ struct daemon {
         uint64_t started_usec;
         struct source journal_source; /* woken while journald is slow */
         struct timer journal_timer;   /* likewise, or gone */
-        bool is_flush_owed;           /* at the end of the next turn */
+        bool is_flush_owed;           /* at the end of a later turn */
+        uint64_t say_usec;            /* not before */
         struct timer limit_timer;     /* for the count of rejections that were not written */
         struct timer drain_timer;
         struct report report;

@@ -37,9 +37,9 @@ struct loop {
         struct source *current; /* whose `ready` runs; NULL once it was deinitialised in there */
         struct grave *graves;
         size_t n_sources;
-        bool (*hook)(void *userdata);
+        uint64_t (*hook)(void *userdata);
         void *hook_userdata;
-        bool is_hook_owed; /* a turn now, with news or without */
+        uint64_t hook_usec; /* a turn by then, with news or without */
         struct sd_event *event;
         struct source event_source;
         bool is_exiting;
@@ -92,6 +92,7 @@ int loop_new(struct loop **ret_loop)
         list_init(&loop->event_source.ready_link);
         loop->event_source.fd = -1;
         loop->now_usec = clock_usec(CLOCK_MONOTONIC);
+        loop->hook_usec = USEC_INFINITY;
         wheel_init(&loop->wheel, loop->now_usec);
         loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
         if (loop->epoll_fd < 0)
@@ -149,11 +150,11 @@ struct sd_event *loop_event(struct loop *loop)
         return loop->event;
 }
 
-void loop_set_turn_hook(struct loop *loop, bool (*hook)(void *userdata), void *userdata)
+void loop_set_turn_hook(struct loop *loop, uint64_t (*hook)(void *userdata), void *userdata)
 {
         loop->hook = hook;
         loop->hook_userdata = userdata;
-        loop->is_hook_owed = true; /* for what was done before the loop runs */
+        loop->hook_usec = 0; /* for what was done before the loop runs */
 }
 
 static bool source_is_ready(const struct source *source)
@@ -176,10 +177,10 @@ void loop_event_changed(struct loop *loop)
 static int timeout_msec(struct loop *loop, uint64_t timeout_usec)
 {
         if (!list_is_empty(&loop->ready) || !list_is_empty(&loop->ends) || !list_is_empty(&loop->again) ||
-            loop->is_exiting || loop->is_hook_owed)
+            loop->is_exiting || loop->hook_usec == 0)
                 return 0;
 
-        uint64_t next_usec = wheel_next(&loop->wheel);
+        uint64_t next_usec = MIN(wheel_next(&loop->wheel), loop->hook_usec);
 
         if (next_usec == USEC_INFINITY && timeout_usec == USEC_INFINITY)
                 return -1;
@@ -273,7 +274,7 @@ int loop_turn(struct loop *loop, uint64_t timeout_usec)
 
         loop_serve(loop);
         loop_bury_dead(loop);
-        loop->is_hook_owed = loop->hook && loop->hook(loop->hook_userdata);
+        loop->hook_usec = loop->hook ? loop->hook(loop->hook_userdata) : USEC_INFINITY;
         return 0;
 }
 

@@ -55,10 +55,10 @@ struct sd_event *loop_event(struct loop *loop);
 void loop_event_changed(struct loop *loop);
 
 /*
- * Called at the end of every turn, when nothing else runs any more. True: the next turn must not wait for news; nor
- * does the first one.
+ * Called at the end of every turn, when nothing else runs any more. Returns until when (CLOCK_MONOTONIC) the next turn
+ * may wait for news: 0 not at all, nor does the first one; USEC_INFINITY as long as there is none.
  */
-void loop_set_turn_hook(struct loop *loop, bool (*hook)(void *userdata), void *userdata);
+void loop_set_turn_hook(struct loop *loop, uint64_t (*hook)(void *userdata), void *userdata);
 
 /* Runs turns until loop_exit(); returns the status given there, or a negative errno (epoll itself failed). */
 int loop_run(struct loop *loop);

@@ -553,13 +553,13 @@ static void ready_note(struct source *source)
         loop_bury(loop, grave_new(), bury_and_dig);
 }
 
-static bool is_hook_owed;
+static uint64_t hook_usec = USEC_INFINITY;
 
-static bool hook_note(void *userdata)
+static uint64_t hook_note(void *userdata)
 {
         ck_assert_str_eq(userdata, "mine");
         note("hook ");
-        return is_hook_owed;
+        return hook_usec;
 }
 
 START_TEST(test_loop_order)
@@ -579,11 +579,14 @@ START_TEST(test_loop_order)
         say(&end, 1);
         turn();
         ck_assert_str_eq(order, "hook timer source bury-one bury bury hook ");
-        is_hook_owed = true;
+        hook_usec = 0;
         turn();
-        is_hook_owed = false;
+        hook_usec = clock_usec(CLOCK_MONOTONIC) + USEC_PER_MSEC;
         ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0); /* nor does this one */
         ck_assert_str_eq(order, "hook timer source bury-one bury bury hook hook hook ");
+        hook_usec = USEC_INFINITY;
+        ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0); /* this one does, but not for ever */
+        ck_assert_str_eq(order, "hook timer source bury-one bury bury hook hook hook hook ");
         end_deinit(&end);
         finish();
 }
