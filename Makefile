@@ -203,6 +203,12 @@ bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## measure it beside a bare lo
 	@tests/bench/peers/build $(B)/tests/bench/peers
 	@python3 -B tests/bench/bench.py $(PARTS:%=--only %) $(ROUNDS:%=--rounds %) --write $(B)/bench.md $(B)/tests/bench $(B)/tetherd
 
+.PHONY: check-bench
+check-bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## see that what measures it still runs (about 30 s)
+	python3 -B tests/bench/bench.py --rounds 2 --only lives --only calls --only records --only callback $(B)/tests/bench $(B)/tetherd
+	$(B)/tests/bench/simulate 10000 1000 2
+	$(B)/tests/bench/simulate 10000 1000 2 sockets
+
 .PHONY: bench-million
 bench-million: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## hold a million connections, and reset one instance's (about 5 minutes, 10 GB)
 	@python3 -B tests/bench/million.py $(B)/tests/bench $(B)/tetherd

@@ -76,7 +76,8 @@ def started(stack, servers):
 def bench_lives(build, binary, n_rounds):
     found, missing = peers(build)
     floor = program(build / "floor")
-    commands = {"floor": floor, "floor again": floor, "tetherd": tetherd(binary), **found}
+    commands = {"floor": floor, "floor again": floor, "floor, asks first": program(build / "floor", "asks"),
+                "tetherd": tetherd(binary), **found}
     rows = [[name] for name in commands]
     with contextlib.ExitStack() as stack:
         servers = started(stack, [Server(name, command) for name, command in commands.items()])

@@ -3,14 +3,21 @@
  * connection to its end and closes it: accept4, epoll_ctl, recv and close, with epoll_wait shared, in one thread
  * over edge-triggered epoll.
  *
+ * It accepts until there is nobody, as every such server does. With `floor PORT asks` it asks first how many there are,
+ * as tetherd does, for to accept nobody is dear.
+ *
  * What it deliberately does not do: timers, records, limits, budgets, state of a connection, faults. An errno
  * that is not the end of one connection ends the program, for then the measurement is void.
  */
 #include <arpa/inet.h>
 #include <err.h>
 #include <errno.h>
+#include <limits.h>
+#include <netinet/tcp.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -42,9 +49,19 @@ static void watch(int epoll_fd, int fd, uint32_t events)
                 err(EXIT_FAILURE, "epoll_ctl");
 }
 
-static void accept_all(int epoll_fd, int listen_fd)
+static unsigned int n_waiting(int listen_fd)
 {
-        for (;;) {
+        struct tcp_info info;
+        socklen_t length = sizeof(info);
+
+        if (getsockopt(listen_fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0)
+                err(EXIT_FAILURE, "TCP_INFO");
+        return info.tcpi_unacked;
+}
+
+static void accept_all(int epoll_fd, int listen_fd, bool asks)
+{
+        for (unsigned int n = asks ? n_waiting(listen_fd) : UINT_MAX; n > 0; n--) {
                 int fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
                 if (fd >= 0)
@@ -71,9 +88,10 @@ static void read_to_end(int fd)
 int main(int argc, char **argv)
 {
         struct epoll_event events[N_EVENTS];
+        bool asks = argc == 3 && strcmp(argv[2], "asks") == 0;
 
-        if (argc != 2)
-                errx(EXIT_FAILURE, "usage: floor PORT");
+        if (argc != 2 && !asks)
+                errx(EXIT_FAILURE, "usage: floor PORT [asks]");
         int listen_fd = listen_on(argv[1]);
         int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
         if (epoll_fd < 0)
@@ -86,7 +104,7 @@ int main(int argc, char **argv)
                         err(EXIT_FAILURE, "epoll_wait");
                 for (int i = 0; i < n_events; i++)
                         if (events[i].data.fd == listen_fd)
-                                accept_all(epoll_fd, listen_fd);
+                                accept_all(epoll_fd, listen_fd, asks);
                         else if (events[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
                                 read_to_end(events[i].data.fd);
         }

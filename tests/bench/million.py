@@ -20,8 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-from server import (HARD_LIMIT, WITHOUT_RECORDS, Server, describe_machine, private_journald, say, show_table, tetherd,
-                    usec_per_life)
+from server import HARD_LIMIT, WITHOUT_RECORDS, Server, describe_machine, private_journald, say, show_table, tetherd
 from harness.basics import Failure, die_with_parent, eventually, expect, expect_equal
 from harness.daemon import free_port
 
@@ -114,14 +113,26 @@ def reset_one(instances, crowds, journald, port):
     expect(own and max(own) < SERVED_WITHIN_MSEC, f"a new client of that instance waited {max(own, default=0):.1f} ms")
 
 
+N_ROUNDS = 5
 N_OPERATIONS = 1_000_000
+N_WITH_SOCKETS = 20_000
 N_COUNTED = 100_000  # valgrind is slow
 
 
-def simulated(build, n, limit):
-    output = subprocess.run([build / "simulate", str(n), str(N_OPERATIONS), str(limit)], capture_output=True, text=True,
-                            check=True).stdout
+def simulated(build, n, limit, has_sockets):
+    n_operations = N_WITH_SOCKETS if has_sockets else N_OPERATIONS
+    output = subprocess.run([build / "simulate", str(n), str(n_operations), str(limit), *["sockets"] * has_sockets],
+                            capture_output=True, text=True, check=True).stdout
     return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in output.splitlines()}
+
+
+def rows_simulated(build, n_few, n_many, limit, has_sockets):
+    """Of interleaved rounds: name, median with few, with many, and the median of the rounds' ratios."""
+    rounds = [(simulated(build, n_few, limit, has_sockets), simulated(build, n_many, limit, has_sockets))
+              for _ in range(N_ROUNDS)]
+    median = statistics.median
+    return [[name, f"{median(few[name] for few, _ in rounds):.0f}", f"{median(many[name] for _, many in rounds):.0f}",
+             f"{median(many[name] / few[name] for few, many in rounds):.2f}"] for name in rounds[0][0]]
 
 
 def n_instructions(build, n, limit, what):
@@ -131,26 +142,18 @@ def n_instructions(build, n, limit, what):
     return int(re.search(r"Collected : (\d+)", output)[1]) / (2 * N_COUNTED)  # near and far
 
 
-def life_nsec(build, binary):
-    """A whole one, with its system calls."""
-    with Server("tetherd", tetherd(binary)) as server:
-        return 1000 * statistics.median(usec_per_life(build, server, 10000, []) for _ in range(5))
-
-
-def simulate(build, binary, n_few, n_many):
-    rows, life = [], life_nsec(build, binary)
+def simulate(build, n_few, n_many):
+    whole, bare = [], []
     for limit, what in ((0, "nobody is counted"), (2, "a limit per source")):
-        few, many = simulated(build, n_few, limit), simulated(build, n_many, limit)
-        rows += [[f"ns: {name}, {what}", f"{few[name]:.0f}", f"{many[name]:.0f}", f"{many[name] / few[name]:.2f}"]
-                 for name in few]
-        for name in ("near life", "far life"):
-            more = life - few[name] + many[name]
-            rows.append([f"ns: {name} with its system calls, {what}", f"{life:.0f}", f"{more:.0f}", f"{more / life:.2f}"])
+        for rows, has_sockets in ((whole, True), (bare, False)):
+            rows += [[f"ns: {name}, {what}", *rest]
+                     for name, *rest in rows_simulated(build, n_few, n_many, limit, has_sockets)]
         for part in ("lives", "news") if shutil.which("valgrind") else ():
             few, many = n_instructions(build, n_few, limit, part), n_instructions(build, n_many, limit, part)
-            rows.append([f"instructions: {part}, {what}", f"{few:.0f}", f"{many:.0f}", f"{many / few:.2f}"])
-    show_table("What the parts cost with simulated connections in one process",
-               ["", f"{n_few:,}", f"{n_many:,}", "ratio"], rows)
+            bare.append([f"instructions: {part}, {what}", f"{few:.0f}", f"{many:.0f}", f"{many / few:.2f}"])
+    heads = ["", f"{n_few:,}", f"{n_many:,}", "ratio"]
+    show_table("What an operation costs, with its system calls, beside simulated connections in one process", heads, whole)
+    show_table("What our part of it costs, without them", heads, bare)
 
 
 def main():
@@ -206,7 +209,7 @@ def main():
         for instance in instances:
             instance.settle()
         say(f"- the other {n_left:,} left, and nothing is held any more")
-    simulate(build, binary, n // 100, n)
+    simulate(build, n // 100, n)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
  * Simulated connections: the slab, the loop, the timers and the admission table, driven in one process with more
  * connections than it may have descriptors.
  *
- *     simulate CONNECTIONS OPERATIONS LIMIT
+ *     simulate CONNECTIONS OPERATIONS LIMIT [sockets]
  *
  * fills them with so many, each from an address of its own, and then takes turns as the daemon does: 256 connections
  * have news, which moves no deadline but only notes the time; 64 have a FIN and end, and 64 begin. Prints what an
@@ -10,6 +10,9 @@
  * deadline that passes. Each source may have LIMIT connections; with 0 nobody is counted.
  *
  * What is simulated: the kernel, of which the loop sees epoll_ctl and epoll_wait alone (the linker leads them here).
+ * With `sockets` it is asked as well: those of a turn have real ones, of TCP, and each operation
+ * makes the system calls that it makes in the daemon. What their clients do is not counted.
+ *
  * What a cost may depend on is how many connections there are, and which: `near` takes those that follow each other
  * in memory, as lives do that begin and end together; `far` takes any, so that each is cold in every cache. All have
  * the same timeout, and came one after the other within an hour.
@@ -19,7 +22,10 @@
 #include "loop/loop.h"
 #include <err.h>
 #include <inttypes.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <stdio.h>
+#include <sys/socket.h>
 
 #define FIRST_FD  (1 << 24) /* above every real one */
 #define N_EVENTS  256       /* a turn */
@@ -28,6 +34,7 @@
 
 int __real_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
 int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
+int __real_epoll_wait(int epoll_fd, struct epoll_event *events, int n_events, int timeout);
 int __wrap_epoll_wait(int epoll_fd, struct epoll_event *events, int n_events, int timeout);
 
 /* What is touched lies where it lies in a struct connection. */
@@ -67,16 +74,30 @@ static struct simulation {
         uint64_t passed_usec; /* since the loop last looked at its clock */
 } simulation;
 
+/* Of those that have news in this turn, in the order in which they get it. */
+static struct sockets {
+        bool are_used;
+        int epoll_fd; /* the loop's */
+        int listen_fd;
+        int clients[N_EVENTS], servers[N_EVENTS];
+        size_t next;
+} sockets;
+
 int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event)
 {
-        return fd >= FIRST_FD ? 0 : __real_epoll_ctl(epoll_fd, operation, fd, event);
+        sockets.epoll_fd = epoll_fd;
+        if (fd >= FIRST_FD && !sockets.are_used)
+                return 0;
+        return __real_epoll_ctl(epoll_fd, operation, fd >= FIRST_FD ? sockets.servers[sockets.next] : fd,
+                                event);
 }
 
-int __wrap_epoll_wait(int epoll_fd _unused_, struct epoll_event *events, int n_events _unused_,
-                      int timeout _unused_)
+int __wrap_epoll_wait(int epoll_fd, struct epoll_event *events, int n_events, int timeout _unused_)
 {
         int n = 0;
 
+        if (sockets.are_used)
+                (void)__real_epoll_wait(epoll_fd, events, n_events, 0); /* the same news, of the sockets */
         for (; !simulation.is_told && n < (int)simulation.n_chosen; n++)
                 events[n] = (struct epoll_event){ .events = simulation.events,
                                                   .data.ptr = simulation.all[simulation.chosen[n]] };
@@ -106,6 +127,117 @@ static uint64_t now_usec(void)
         return loop_now(simulation.loop) + simulation.passed_usec;
 }
 
+/* ---- sockets ---- */
+
+static void sockets_listen(void)
+{
+        struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+
+        sockets.listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (sockets.listen_fd < 0 ||
+            bind(sockets.listen_fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+            listen(sockets.listen_fd, N_EVENTS) < 0)
+                err(EXIT_FAILURE, "listening");
+}
+
+/* From addresses that take turns, for each life leaves one of its ports in TIME_WAIT. */
+static void client_connect(size_t i)
+{
+        static uint32_t n_lives;
+        const struct sockaddr_in source = { .sin_family = AF_INET,
+                                            .sin_addr.s_addr = htonl(0x7f010001 + n_lives++ % 250) };
+        struct sockaddr_in address;
+        socklen_t length = sizeof(address);
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+        if (fd < 0 || setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){ 1 }, sizeof(int)) < 0 ||
+            bind(fd, (const struct sockaddr *)&source, sizeof(source)) < 0 ||
+            getsockname(sockets.listen_fd, (struct sockaddr *)&address, &length) < 0 ||
+            connect(fd, (struct sockaddr *)&address, length) < 0)
+                err(EXIT_FAILURE, "connecting");
+        sockets.clients[i] = fd;
+}
+
+static void client_reconnect(size_t i)
+{
+        (void)close(sockets.clients[i]);
+        client_connect(i);
+}
+
+static void wait_for_news(size_t i)
+{
+        struct pollfd pollfd = { .fd = sockets.servers[i], .events = POLLIN };
+
+        if (poll(&pollfd, 1, -1) < 0)
+                err(EXIT_FAILURE, "poll");
+}
+
+static void client_end(size_t i)
+{
+        if (shutdown(sockets.clients[i], SHUT_WR) < 0)
+                err(EXIT_FAILURE, "shutdown");
+        wait_for_news(i);
+}
+
+static void client_send(size_t i)
+{
+        if (send(sockets.clients[i], "", 1, MSG_NOSIGNAL) != 1)
+                err(EXIT_FAILURE, "send");
+        wait_for_news(i);
+}
+
+static void clients_do(void (*act)(size_t i), size_t n)
+{
+        for (size_t i = 0; sockets.are_used && i < n; i++)
+                act(i);
+        sockets.next = 0;
+}
+
+static void server_accept(void)
+{
+        int fd = accept4(sockets.listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+        if (fd < 0)
+                err(EXIT_FAILURE, "accept4");
+        sockets.servers[sockets.next] = fd;
+}
+
+static void server_receive(ssize_t n_expected)
+{
+        char byte;
+
+        if (recv(sockets.servers[sockets.next], &byte, sizeof(byte), 0) != n_expected)
+                err(EXIT_FAILURE, "recv");
+}
+
+/* The first of them belong to nobody yet. */
+static void sockets_open(void)
+{
+        struct epoll_event event = { .events = EPOLLIN | EPOLLET };
+
+        sockets_listen();
+        for (sockets.next = 0; sockets.next < N_EVENTS; sockets.next++) {
+                client_connect(sockets.next);
+                server_accept();
+                if (__real_epoll_ctl(sockets.epoll_fd, EPOLL_CTL_ADD, sockets.servers[sockets.next], &event) <
+                    0)
+                        err(EXIT_FAILURE, "epoll_ctl");
+        }
+        sockets.are_used = true;
+}
+
+static void sockets_close(void)
+{
+        sockets.are_used = false;
+        for (size_t i = 0; i < N_EVENTS; i++) {
+                (void)close(sockets.clients[i]);
+                (void)close(sockets.servers[i]);
+        }
+        (void)close(sockets.listen_fd);
+}
+
+/* ---- connections ---- */
+
 static void end_one(struct simulated *s)
 {
         source_deinit(&s->source, simulation.loop);
@@ -119,10 +251,16 @@ static void has_news(struct source *source)
         struct simulated *s = container_of(source, struct simulated, source);
 
         simulation.n_served++;
+        if (sockets.are_used)
+                server_receive(source->pending & EPOLLRDHUP ? 0 : 1);
         if (source->pending & EPOLLRDHUP) {
                 end_one(s);
+                if (sockets.are_used)
+                        (void)close(sockets.servers[sockets.next]);
+                sockets.next++;
                 return;
         }
+        sockets.next++;
         source_clear(source, EPOLLIN);
         s->received_usec = now_usec();
         s->n_received += s->fd + s->state;
@@ -141,6 +279,8 @@ static struct simulated *begin_one(size_t index)
 
         if (!s)
                 err(EXIT_FAILURE, "slab_alloc");
+        if (sockets.are_used)
+                server_accept();
         s->index = index;
         s->remote.family = AF_INET;
         memcpy(s->remote.ip, &simulation.next_address, sizeof(simulation.next_address));
@@ -152,6 +292,7 @@ static struct simulated *begin_one(size_t index)
         timer_init(&s->timer, fired);
         simulation.passed_usec += SPAN_USEC / simulation.n;
         timer_arm(loop_wheel(simulation.loop), &s->timer, now_usec() + SPAN_USEC);
+        sockets.next++;
         return s;
 }
 
@@ -175,10 +316,13 @@ static void choose(size_t n, uint32_t events)
                 simulation.marks[simulation.chosen[i] / 64] = 0;
 }
 
-static void turn(void)
+/* Mostly one turn; but the loop has only so much time for ends. */
+static void serve(size_t n)
 {
-        if (loop_turn(simulation.loop, 0) < 0)
-                errx(EXIT_FAILURE, "loop_turn");
+        do {
+                if (loop_turn(simulation.loop, 0) < 0)
+                        errx(EXIT_FAILURE, "loop_turn");
+        } while (sockets.next < n);
 }
 
 static void report(const char *what, uint64_t nsec, uint64_t n)
@@ -194,8 +338,9 @@ __attribute__((noinline)) static void news(size_t n_operations)
         simulation.n_served = 0;
         while (simulation.n_served < n_operations) {
                 choose(N_EVENTS, EPOLLIN);
+                clients_do(client_send, N_EVENTS);
                 nsec -= cpu_nsec();
-                turn();
+                serve(N_EVENTS);
                 nsec += cpu_nsec();
         }
         report("news", nsec, simulation.n_served);
@@ -209,8 +354,12 @@ __attribute__((noinline)) static void lives(size_t n_operations)
         simulation.n_served = 0;
         while (simulation.n_served < n_operations) {
                 choose(N_LIVES, EPOLLIN | EPOLLRDHUP);
+                clients_do(client_end, N_LIVES);
                 nsec -= cpu_nsec();
-                turn();
+                serve(N_LIVES);
+                nsec += cpu_nsec();
+                clients_do(client_reconnect, N_LIVES);
+                nsec -= cpu_nsec();
                 for (size_t i = 0; i < N_LIVES; i++)
                         begun[i] = begin_one(simulation.chosen[i]);
                 nsec += cpu_nsec();
@@ -240,8 +389,8 @@ int main(int argc, char **argv)
 {
         size_t n_operations;
 
-        if (argc != 4)
-                errx(EXIT_FAILURE, "usage: simulate CONNECTIONS OPERATIONS LIMIT");
+        if (argc != 4 && (argc != 5 || strcmp(argv[4], "sockets") != 0))
+                errx(EXIT_FAILURE, "usage: simulate CONNECTIONS OPERATIONS LIMIT [sockets]");
         simulation.n = strtoul(argv[1], NULL, 10);
         n_operations = strtoul(argv[2], NULL, 10);
         simulation.random = 88172645463325252;
@@ -257,12 +406,17 @@ int main(int argc, char **argv)
                 errx(EXIT_FAILURE, "starting");
         for (size_t i = 0; i < simulation.n; i++)
                 simulation.all[i] = begin_one(i);
+        if (argc == 5)
+                sockets_open();
         for (int is_far = 0; is_far <= 1; is_far++) {
                 simulation.is_far = is_far;
                 lives(n_operations);
                 news(n_operations);
         }
-        deadlines();
+        if (argc == 5)
+                sockets_close();
+        else
+                deadlines();
         for (size_t i = 0; i < simulation.n; i++)
                 end_one(simulation.all[i]);
         sources_deinit(&simulation.sources);
