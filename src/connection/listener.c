@@ -212,7 +212,7 @@ static bool listener_can_accept(struct listener *listener)
         return true;
 }
 
-/* One connection. False: no more now. */
+/* One connection. False: no more in this turn; who was not accepted for a passing reason may still wait. */
 static bool listening_socket_accept(struct listening_socket *socket)
 {
         struct listener *listener = socket->listener;
@@ -231,9 +231,8 @@ static bool listening_socket_accept(struct listening_socket *socket)
                         /* Anything else would fail again at once; the listening socket itself is ours and good. */
                         (void)snprintf(reason, sizeof(reason), "accept4: %s", strerror(error));
                         listener_pause(listener, error, reason);
-                        return false;
                 }
-                return error != EAGAIN;
+                return false;
         }
 
         listener_end_pause(listener);
