@@ -23,6 +23,7 @@
 #include <systemd/sd-event.h>
 
 #define SAY_AGAIN_USEC     (20 * USEC_PER_MSEC)
+#define SAY_MANY           8 /* more would occupy journald, and a CPU, for longer than others like to wait */
 #define JOURNAL_RETRY_USEC (1 * USEC_PER_SEC)
 
 static const int handled_signals[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
@@ -100,8 +101,9 @@ static bool is_journal_slow(const struct daemon *daemon)
 static uint64_t daemon_say(struct daemon *daemon)
 {
         uint64_t now = daemon_now(daemon);
+        size_t n_staged = journal_n_staged(daemon->journal);
 
-        if (journal_n_staged(daemon->journal) > 0 && !is_journal_slow(daemon)) {
+        if (n_staged > 0 && n_staged < SAY_MANY && !is_journal_slow(daemon)) {
                 bool was_owed = daemon->is_flush_owed;
 
                 daemon->is_flush_owed = true;
