@@ -237,13 +237,15 @@ static bool wait_for_target(const struct journal *journal, uint64_t deadline_use
 static void send_the_rest(struct journal *journal)
 {
         uint64_t deadline = clock_usec(CLOCK_MONOTONIC) + LAST_USEC;
+        unsigned int n_refused = 0;
         int r;
 
         tell_lost(journal);
         do {
                 r = journal_flush(journal);
-                if (r == -ECONNREFUSED && journal->sink.fd >= 0)
-                        return; /* nobody is there to wait for */
+                /* Nobody is there to wait for; but once, the kernel may only have been short of memory. */
+                if (r == -ECONNREFUSED && journal->sink.fd >= 0 && ++n_refused > 1)
+                        return;
         } while (r < 0 && wait_for_target(journal, deadline));
 }
 
