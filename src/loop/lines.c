@@ -118,7 +118,8 @@ void lines_drain(struct lines *lines)
 
         if (lines->source.fd < 0)
                 return;
-        if (ioctl(lines->source.fd, FIONREAD, &n_bytes) == 0)
+        /* Once more where it failed for a passing reason: there is no later turn to do it. */
+        if (ioctl(lines->source.fd, FIONREAD, &n_bytes) == 0 && read_bytes(lines, (size_t)n_bytes) < 0)
                 (void)read_bytes(lines, (size_t)n_bytes);
         finish_unfinished_line(lines);
 }
