@@ -22,7 +22,8 @@
 #include <sys/signalfd.h>
 #include <systemd/sd-event.h>
 
-#define SAY_AGAIN_USEC     (20 * USEC_PER_MSEC)
+#define SAY_SPAN_USEC      (20 * USEC_PER_MSEC)
+#define SAY_OFTEN          8
 #define SAY_MANY           8 /* more would occupy journald, and a CPU, for longer than others like to wait */
 #define JOURNAL_RETRY_USEC (1 * USEC_PER_SEC)
 
@@ -95,25 +96,28 @@ static bool is_journal_slow(const struct daemon *daemon)
 
 /*
  * Waking journald is the most of what a record costs. So what a turn has to say waits for the next one, which does not
- * wait itself: a life that ends as it began takes one system call for both its records. And who has just said
- * something has more to say, mostly: that goes together too. Returns until when the next turn may wait.
+ * wait itself: a life that ends as it began takes one system call for both its records. And who has said something often
+ * within SAY_SPAN_USEC has more to say: that goes together too. Returns until when the next turn may wait.
  */
 static uint64_t daemon_say(struct daemon *daemon)
 {
         uint64_t now = daemon_now(daemon);
         size_t n_staged = journal_n_staged(daemon->journal);
 
+        if (now >= daemon->say_usec) {
+                daemon->say_usec = deadline_after(now, SAY_SPAN_USEC);
+                daemon->n_said = 0;
+        }
         if (n_staged > 0 && n_staged < SAY_MANY && !is_journal_slow(daemon)) {
                 bool was_owed = daemon->is_flush_owed;
 
                 daemon->is_flush_owed = true;
-                if (now < daemon->say_usec)
+                if (daemon->n_said >= SAY_OFTEN)
                         return daemon->say_usec;
                 if (!was_owed)
                         return 0;
         }
-        if (daemon->is_flush_owed)
-                daemon->say_usec = deadline_after(now, SAY_AGAIN_USEC);
+        daemon->n_said += daemon->is_flush_owed;
         daemon->is_flush_owed = false;
         daemon_flush_journal(daemon);
         return USEC_INFINITY;

@@ -54,7 +54,8 @@ struct daemon {
         struct source journal_source; /* woken while journald is slow */
         struct timer journal_timer;   /* likewise, or gone */
         bool is_flush_owed;           /* at the end of a later turn */
-        uint64_t say_usec;            /* not before */
+        uint64_t say_usec;            /* until then, what was said is counted, */
+        unsigned int n_said;          /* and when it was much, the rest waits */
         struct timer limit_timer;     /* for the count of rejections that were not written */
         struct timer drain_timer;
         struct report report;
