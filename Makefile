@@ -204,7 +204,7 @@ bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## measure it beside a bare lo
 	@python3 -B tests/bench/bench.py $(PARTS:%=--only %) $(ROUNDS:%=--rounds %) --write $(B)/bench.md $(B)/tests/bench $(B)/tetherd
 
 .PHONY: check-bench
-check-bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## see that what measures it still runs (about 30 s)
+check-bench: $(B)/tetherd $(BENCH:%=$(B)/tests/bench/%) ## see that what measures it still runs (about a minute)
 	python3 -B tests/bench/bench.py --rounds 2 --only lives --only calls --only records --only callback $(B)/tests/bench $(B)/tetherd
 	$(B)/tests/bench/simulate 10000 1000 2
 	$(B)/tests/bench/simulate 10000 1000 2 sockets

@@ -175,7 +175,7 @@ static void listeners_retry(struct timer *timer)
 
 /* ---- accepting ---- */
 
-/* Who comes from now on is told of by the kernel. */
+/* Nobody waits, or only who came since they were counted: of those the kernel tells in the next turn. */
 static void listening_socket_drained(struct listening_socket *socket)
 {
         source_clear(&socket->source, EPOLLIN);

@@ -10,8 +10,8 @@
  * deadline that passes. Each source may have LIMIT connections; with 0 nobody is counted.
  *
  * What is simulated: the kernel, of which the loop sees epoll_ctl and epoll_wait alone (the linker leads them here).
- * With `sockets` it is asked as well: those of a turn have real ones, of TCP, and each operation
- * makes the system calls that it makes in the daemon. What their clients do is not counted.
+ * With `sockets` it is asked as well: those of a turn have real ones, of TCP, and each operation makes the system calls
+ * that it makes in the daemon. What their clients do is not counted.
  *
  * What a cost may depend on is how many connections there are, and which: `near` takes those that follow each other
  * in memory, as lives do that begin and end together; `far` takes any, so that each is cold in every cache. All have
