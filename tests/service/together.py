@@ -61,7 +61,9 @@ SCRIPTS = {
         trap 'echo "release program $id" >>{EFFECTS}; exit 0' TERM
         echo "load program $id" >>{EFFECTS}
         while :; do sleep 1000 & wait $!; done""",
+    # A process is loaded once it runs; what it writes by itself may come later, so the next one waits for it.
     "session": """
+        until grep -qx "load program $1" %(effects)s; do sleep 0.02; done
         stand session
         fail session load && exit 1
         echo "load session $1" >>%(effects)s""",
