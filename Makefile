@@ -22,7 +22,7 @@ LIBS = $(shell pkg-config --libs $(PACKAGES))
 # In layer order. Nothing calls upward: a unit test names the objects that it links, and would not link.
 BASE := $(addprefix base/,address span cidr rules words fields slab index unitname object)
 LOOP := $(addprefix loop/,loop timer slice child lines sync)
-JOURNAL := $(addprefix journal/,record ring limit sink journal events)
+JOURNAL := $(addprefix journal/,record ring limit pace sink journal events)
 CONFIG := $(addprefix config/,ini suggest keys number value section check print config)
 SERVICE := $(addprefix service/,notify fds store manager lock ids unit bus)
 RESOURCE := $(addprefix resource/,resource environment none tree directory saved command exec pool process unit request program helper lease text ledger)
@@ -50,6 +50,7 @@ $(B)/%.o: %.c Makefile
 
 UNIT_timer := loop/timer
 UNIT_span := base/span
+UNIT_pace := journal/pace
 UNIT_words := base/words
 UNIT_address := base/address
 UNIT_cidr := $(addprefix base/,address span cidr rules)
@@ -85,7 +86,7 @@ UNIT_lease := base/address base/span base/words base/fields $(addprefix loop/,ti
 UNIT_ledger := $(UNIT_lease)
 UNIT_pool := $(UNIT_lease) base/index resource/pool
 UNIT_connection := $(BASE) $(addprefix loop/,timer loop slice child) $(addprefix service/,notify fds unit store) $(addprefix resource/,environment lease text ledger) $(HANDLER) $(CONNECTION)
-UNIT := timer span words address cidr config journal events notify fds store slice child environment directory exec process unit-resource request helper slab index unitname cause machine admission proxy handshake lock ids loop sync lease ledger pool plugin connection
+UNIT := timer span pace words address cidr config journal events notify fds store slice child environment directory exec process unit-resource request helper slab index unitname cause machine admission proxy handshake lock ids loop sync lease ledger pool plugin connection
 
 define unit-test
 $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.o)

@@ -22,9 +22,6 @@
 #include <sys/signalfd.h>
 #include <systemd/sd-event.h>
 
-#define SAY_SPAN_USEC      (20 * USEC_PER_MSEC)
-#define SAY_OFTEN          8
-#define SAY_MANY           8 /* more would occupy journald, and a CPU, for longer than others like to wait */
 #define JOURNAL_RETRY_USEC (1 * USEC_PER_SEC)
 
 static const int handled_signals[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1 };
@@ -72,8 +69,11 @@ static void daemon_flush_journal(struct daemon *daemon)
 
 static void daemon_journal_ready(struct source *source)
 {
+        struct daemon *daemon = container_of(source, struct daemon, journal_source);
+
         /* The end of this turn flushes. */
         source_clear(source, EPOLLOUT);
+        timer_disarm(&daemon->journal_timer);
 }
 
 static void daemon_journal_timer(struct timer *timer _unused_)
@@ -88,39 +88,19 @@ static void daemon_limit_timer(struct timer *timer)
         timer_arm(loop_wheel(daemon->loop), timer, events_tick(daemon->journal, daemon_now(daemon)));
 }
 
-/* Who is slow or gone is not told at every turn that there is more. */
-static bool is_journal_slow(const struct daemon *daemon)
-{
-        return timer_is_armed(&daemon->journal_timer);
-}
-
-/*
- * Waking journald is the most of what a record costs. So what a turn has to say waits for the next one, which does not
- * wait itself: a life that ends as it began takes one system call for both its records. And who has said something often
- * within SAY_SPAN_USEC has more to say: that goes together too. Returns until when the next turn may wait.
- */
+/* Returns until when the next turn may wait. */
 static uint64_t daemon_say(struct daemon *daemon)
 {
-        uint64_t now = daemon_now(daemon);
         size_t n_staged = journal_n_staged(daemon->journal);
+        uint64_t until_usec = USEC_INFINITY;
 
-        if (now >= daemon->say_usec) {
-                daemon->say_usec = deadline_after(now, SAY_SPAN_USEC);
-                daemon->n_said = 0;
-        }
-        if (n_staged > 0 && n_staged < SAY_MANY && !is_journal_slow(daemon)) {
-                bool was_owed = daemon->is_flush_owed;
-
-                daemon->is_flush_owed = true;
-                if (daemon->n_said >= SAY_OFTEN)
-                        return daemon->say_usec;
-                if (!was_owed)
-                        return 0;
-        }
-        daemon->n_said += daemon->is_flush_owed;
-        daemon->is_flush_owed = false;
-        daemon_flush_journal(daemon);
-        return USEC_INFINITY;
+        if (timer_is_armed(&daemon->journal_timer))
+                return until_usec; /* who is slow or gone is not told at every turn that there is more */
+        if (n_staged > 0)
+                until_usec = pace_wait(&daemon->pace, daemon_now(daemon), n_staged);
+        if (until_usec == USEC_INFINITY)
+                daemon_flush_journal(daemon);
+        return until_usec;
 }
 
 static uint64_t daemon_end_of_turn(void *userdata)

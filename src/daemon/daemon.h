@@ -13,6 +13,7 @@
 #include "connection/listener.h"
 #include "daemon/preserve.h"
 #include "daemon/report.h"
+#include "journal/pace.h"
 #include "resource/ledger.h"
 #include "service/manager.h"
 
@@ -53,9 +54,7 @@ struct daemon {
         uint64_t started_usec;
         struct source journal_source; /* woken while journald is slow */
         struct timer journal_timer;   /* likewise, or gone */
-        bool is_flush_owed;           /* at the end of a later turn */
-        uint64_t say_usec;            /* until then, what was said is counted, */
-        unsigned int n_said;          /* and when it was much, the rest waits */
+        struct pace pace;             /* of the journal, while it is neither */
         struct timer limit_timer;     /* for the count of rejections that were not written */
         struct timer drain_timer;
         struct report report;

@@ -61,6 +61,7 @@ static void set_log(struct daemon *daemon, const struct config *config)
         int r;
 
         source_deinit(&daemon->journal_source, daemon->loop); /* its descriptor may be closed in there */
+        timer_disarm(&daemon->journal_timer);                 /* and another target is not slow */
         r = journal_set_options(daemon->journal, &options);
         if (r < 0)
                 log_message(daemon->journal, LOG_WARNING, "the log's options stay as they were: %s",

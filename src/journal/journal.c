@@ -226,8 +226,7 @@ int journal_flush(struct journal *journal)
 /* Waits until the target takes more, at most to the deadline. Returns whether to try again. */
 static bool wait_for_target(const struct journal *journal, uint64_t deadline_usec)
 {
-        struct pollfd pollfd = { .fd = journal->sink.fd >= 0 ? journal->sink.fd : STDERR_FILENO,
-                                 .events = POLLOUT };
+        struct pollfd pollfd = { .fd = journal_fd(journal), .events = POLLOUT };
         uint64_t now = clock_usec(CLOCK_MONOTONIC);
 
         return now < deadline_usec &&
@@ -244,7 +243,7 @@ static void send_the_rest(struct journal *journal)
         do {
                 r = journal_flush(journal);
                 /* Nobody is there to wait for; but once, the kernel may only have been short of memory. */
-                if (r == -ECONNREFUSED && journal->sink.fd >= 0 && ++n_refused > 1)
+                if (r == -ECONNREFUSED && ++n_refused > 1)
                         return;
         } while (r < 0 && wait_for_target(journal, deadline));
 }
@@ -264,7 +263,7 @@ struct journal *journal_free(struct journal *journal)
 
 int journal_fd(const struct journal *journal)
 {
-        return journal->sink.fd;
+        return sink_fd(&journal->sink);
 }
 
 size_t journal_n_staged(const struct journal *journal)

@@ -34,16 +34,15 @@ int journal_set_options(struct journal *journal, const struct log_options *optio
 
 /*
  * Sends what is staged, as far as it goes without blocking; called at the end of a turn. Returns 0 when
- * nothing is left; -EAGAIN when journald is slow: call again when journal_fd() is writable; -ECONNREFUSED
- * when there is no journald, or stderr is full: call again after about a second. Where nothing is staged it
- * costs a comparison.
+ * nothing is left; -EAGAIN when journald is slow, or stderr is full: call again when journal_fd() is writable;
+ * -ECONNREFUSED when there is no journald: call again after about a second. Where nothing is staged it costs a
+ * comparison.
  */
 int journal_flush(struct journal *journal);
 
 /*
- * To wait for EPOLLOUT on, also edge-triggered. -1 on stderr. It is the same descriptor when journald was away
- * and came back; only a change of the target in journal_set_options() closes it: then take it out of the loop
- * first.
+ * To wait for EPOLLOUT on, also edge-triggered. It is the same descriptor when journald was away and came back;
+ * only a change of the target in journal_set_options() closes it: then take it out of the loop first.
  */
 int journal_fd(const struct journal *journal);
 

@@ -187,7 +187,7 @@ static int send_to_stderr(struct sink *sink, const struct ring_entry *entry)
                 ssize_t n = write_some(line->data + sink->n_written, line->size - sink->n_written);
 
                 if (n == 0)
-                        return -ECONNREFUSED;
+                        return -EAGAIN;
                 if (n < 0)
                         break;
                 sink->n_written += (size_t)n;
@@ -198,6 +198,11 @@ static int send_to_stderr(struct sink *sink, const struct ring_entry *entry)
         }
         sink->n_written = 0;
         return -EIO;
+}
+
+int sink_fd(const struct sink *sink)
+{
+        return sink->fd >= 0 ? sink->fd : STDERR_FILENO;
 }
 
 int sink_send(struct sink *sink, const struct ring *ring)

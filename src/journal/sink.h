@@ -30,3 +30,6 @@ int sink_set_target(struct sink *sink, enum log_target target);
  * written at all. Never blocks.
  */
 int sink_send(struct sink *sink, const struct ring *ring);
+
+/* To wait for POLLOUT on. */
+int sink_fd(const struct sink *sink);

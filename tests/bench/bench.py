@@ -164,13 +164,13 @@ def bench_records(build, binary, n_rounds):
         for server in servers:
             usec_per_life(build, server, WARM_UP, ["-r", "2000"])
         for rate in ("2000", "4000"):
-            samples = measure_lives(build, servers, 4 * n_rounds, 800, ["-r", rate])
+            samples = measure_lives(build, servers, 8 * n_rounds, 400, ["-r", rate])
             none, sent, own_none, own = (samples[server.name] for server in servers)
             theirs = [a - b for a, b in zip(sent, none)]
             ours = [a - b for a, b in zip(own, own_none)]
             rows.append([f"{int(rate):,}/s, FIN", *(f"{median(samples[server.name]):.1f}" for server in servers),
                          f"{median(theirs):.1f}", f"{median(ours):.1f}", f"{median(ours) / median(theirs):.2f}"])
-    show_table(f"CPU of the server per life, µs, with two records to a real journald; {4 * n_rounds} rounds of 800", [
+    show_table(f"CPU of the server per life, µs, with two records to a real journald; {8 * n_rounds} rounds of 400", [
         "", *(server.name for server in servers), "sd_journal_send adds", "tetherd adds", "ratio"], rows)
 
 

@@ -1,5 +1,7 @@
 """journal: journald may be slow, gone or full, and nobody waits for it; what is lost is counted."""
 
+import contextlib
+import fcntl
 import os
 import re
 import signal
@@ -199,6 +201,30 @@ def lines_on_stderr(how):
         daemon.idle_files = daemon.files()
     finally:
         daemon.__exit__(None, None, None)
+
+
+@scene()
+def a_full_stderr_keeps_nobody_waiting():
+    """And is written to as soon as somebody reads: with a second before each attempt this would take half a minute."""
+    daemon = Daemon(QUICK, {"log_target": "stderr"})
+    os.mkfifo(daemon.stderr_path)
+    pipe, text, n_lives = os.open(daemon.stderr_path, os.O_RDWR | os.O_NONBLOCK), bytearray(), 2 * N_LIVES
+    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 8192)
+
+    def read():
+        with contextlib.suppress(BlockingIOError):
+            text.extend(os.read(pipe, 8192))
+        return text.decode()
+
+    daemon.stderr = read
+    try:
+        with daemon:
+            for i in range(n_lives):
+                live(daemon, i)
+            expect_quiet(daemon)
+            eventually(lambda: read().count(" on talk closed: ") == n_lives, "a line for each `closed`", 20)
+    finally:
+        os.close(pipe)
 
 
 @scene()

@@ -484,7 +484,7 @@ START_TEST(test_journal_away)
         struct journal *journal = open_journal(100);
         int fd = journal_fd(journal);
 
-        ck_assert_int_ge(fd, 0);
+        ck_assert_int_ne(fd, STDERR_FILENO);
         for (int i = 0; i < 3;
              i++) { /* not there yet; a crash; a crash and its socket file is gone as well */
                 if (i > 0)
@@ -809,7 +809,7 @@ START_TEST(test_stderr)
 
                 struct journal *journal = open_stderr(rows[i].target);
 
-                ck_assert_int_eq(journal_fd(journal), -1);
+                ck_assert_int_eq(journal_fd(journal), STDERR_FILENO);
                 log_message(journal, LOG_INFO, "one");
                 log_message(journal, LOG_ERR, "t\nwo");
                 ck_assert_int_eq(journal_flush(journal), 0);
@@ -832,13 +832,13 @@ START_TEST(test_stderr_full)
 
         for (int i = 0; i < 100; i++)
                 log_message(journal, LOG_INFO, "%s", large);
-        ck_assert_int_eq(journal_flush(journal), -ECONNREFUSED);
+        ck_assert_int_eq(journal_flush(journal), -EAGAIN);
         ck_assert_uint_gt(journal_n_staged(journal), 50);
         do {
                 r = journal_flush(journal);
                 for (ssize_t n; (n = read(fd, text + n_read, sizeof(text) - n_read)) > 0; n_read += (size_t)n)
                         ;
-        } while (r == -ECONNREFUSED);
+        } while (r == -EAGAIN);
         restore_stderr();
         ck_assert_int_eq(r, 0);
         ck_assert_uint_eq(n_read, 100 * 5001);
@@ -907,7 +907,7 @@ START_TEST(test_change_of_options)
         receiver = receiver_open();
         o.target = LOG_TARGET_AUTO;
         ck_assert_int_eq(journal_set_options(journal, &o), 0);
-        ck_assert_int_ge(journal_fd(journal), 0);
+        ck_assert_int_ne(journal_fd(journal), STDERR_FILENO);
         ck_assert_int_eq(journal_flush(journal), 0);
         ck_assert(receive(receiver, text, sizeof(text)) && strstr(text, "MESSAGE=for journald\n"));
         journal_free(journal);
