@@ -7,10 +7,12 @@
 #include "base/clock.h"
 #include "base/util.h"
 
-#define PACE_MANY      8 /* go at once; more would keep journald, and a CPU, for longer than others like to wait */
-#define PACE_EACH_USEC 2500 /* who sends more often than this, */
-#define PACE_WAIT_USEC \
-        (20 * USEC_PER_MSEC) /* beyond a burst that took so long at that pace, waits, at most so long */
+/* So many go at once: more would keep journald, and a CPU, for longer than others like to wait. */
+#define PACE_MANY 8
+
+/* Who sends more often than each so often waits, at most so long; a burst of what fits in that wait does not. */
+#define PACE_EACH_USEC 2500
+#define PACE_WAIT_USEC (20 * USEC_PER_MSEC)
 
 /* Zeroed: nothing was sent yet. */
 struct pace {

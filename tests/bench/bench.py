@@ -185,9 +185,9 @@ def bench_latency(build, binary, n_rounds):
             loads.append(stack.enter_context(held(build, server, N_HELD)))
             loads[-1].wait_open()
             samples[server.name] = []
-        for i in range(n_rounds):
+        for i in range(3 * n_rounds):
             for server in rotated(servers, i):
-                with Load(build, server, 3000, "-r", "1000", "-l", "-s", "1000") as load:
+                with Load(build, server, 1000, "-r", "1000", "-l", "-s", "1000") as load:
                     delays = load.end(N_HELD)[0].split()
                 samples[server.name].append([int(delay) / 1000 for delay in delays])
         for load in loads:
