@@ -3,7 +3,7 @@ works, and the commands of resources get nothing of it."""
 
 import re
 
-from machine import Service, machine, main, scene
+from machine import RULES, Service, machine, main, scene
 
 from harness import eventually, expect, expect_equal
 
@@ -156,12 +156,13 @@ def units_by_the_polkit_rule():
     def start(unit):
         return machine().try_run(f"setpriv --reuid tetherd --regid tetherd --clear-groups systemctl --no-ask-password "
                                  f"start {unit}").returncode
-    rules = "/etc/polkit-1/rules.d/50-tetherd.rules"
     with Service(CONFIG) as tetherd:
         tetherd.write("/etc/systemd/system/session@.service", "[Service]\nType=oneshot\nExecStart=/bin/true\n")
         machine().run("systemctl daemon-reload")
         expect(start("session@a.service") != 0, "it may start a unit that is not listed")
-        tetherd.write(rules, machine().read(rules).replace('// "session@.service"', '"session@.service"'))
+        tetherd.undo(RULES)
+        rules = machine().read(RULES).replace('// "session@.service"', '"session@.service"')
+        machine().path(RULES).write_text(rules)  # and polkitd(8) reads it
         eventually(lambda: start("session@a.service") == 0, "it may start a unit that is listed")
         expect(start("emergency.service") != 0, "it may start another unit")
 

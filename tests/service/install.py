@@ -5,11 +5,10 @@ import re
 import shlex
 import textwrap
 
-from machine import CONFIG_FILE, TOP, Machine, machine, main, scene
+from machine import CONFIG_FILE, RULES, TOP, Machine, machine, main, scene
 
 from harness import eventually, expect, expect_equal
 
-RULES_FILE = "/etc/polkit-1/rules.d/50-tetherd.rules"
 INSTALLED = f"""
 /usr/sbin/tetherd
 /usr/lib/systemd/system/tetherd.service /usr/lib/systemd/system/tetherd@.service /usr/lib/systemd/system/tetherd.socket
@@ -20,7 +19,7 @@ INSTALLED = f"""
 /usr/lib/tetherd/examples/session-up /usr/lib/tetherd/examples/session-down
 /usr/lib/tetherd/examples/helper.py /usr/lib/tetherd/examples/helper.sh
 /usr/include/tetherd/plugin.h /usr/share/pkgconfig/tetherd-plugin.pc /usr/share/tetherd/examples/chat.c
-{CONFIG_FILE} {RULES_FILE}
+{CONFIG_FILE} {RULES}
 """.split()
 # What systemd-sysusers, journald and a boot write by themselves.
 NOT_OURS = re.compile(r"/etc/(passwd|group|shadow|gshadow)-$|/etc/\.pwd\.lock$|/var/(log|tmp|cache)/|/var/lib/systemd/")
@@ -94,7 +93,7 @@ def from_install_to_the_first_ending_and_back():
 @scene()
 def a_configuration_that_was_edited_is_kept():
     one = machine()
-    shipped = {path: one.read(path) for path in (CONFIG_FILE, RULES_FILE)}
+    shipped = {path: one.read(path) for path in (CONFIG_FILE, RULES)}
     try:
         for path, text in shipped.items():
             one.write(path, text + "\n")

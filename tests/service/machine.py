@@ -37,6 +37,7 @@ __all__ = ["CONFIG_FILE", "Machine", "Service", "machine", "main", "scene"]
 TOP = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ["TETHERD"]).parent
 CONFIG_FILE = "/etc/tetherd/tetherd.conf"
+RULES = "/etc/polkit-1/rules.d/50-tetherd.rules"
 NUMBERS = itertools.count(1)
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8",
                "HOME": "/root", "SYSTEMD_PAGER": ""}
@@ -122,6 +123,8 @@ class Machine:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
         file.chmod(mode)
+        if path == RULES:  # which polkitd(8) reads by itself, but not within a time that one could wait for
+            self.run("systemctl reset-failed polkit; systemctl restart polkit")
 
     def read(self, path):
         return self.path(path).read_text(errors="replace")

@@ -6,14 +6,13 @@ import shutil
 import socket
 import struct
 
-from machine import BUILD, Service, main, scene
+from machine import BUILD, RULES, Service, main, scene
 
 from harness import eventually, expect, expect_equal
 
 PLACE = "/var/lib/tetherd/together"  # the user's own, whom the sandbox lets write there
 EFFECTS = f"{PLACE}/calls"  # the plugin writes there, and so does everybody else: one order for all
 PLUGIN = f"{PLACE}/recorder.so"
-RULES = "/etc/polkit-1/rules.d/50-tetherd.rules"
 
 CONFIG = f"""
 [listener:all]

@@ -5,11 +5,10 @@ import re
 import shlex
 from contextlib import contextmanager
 
-from machine import CONFIG_FILE, Machine, Service, machine, main, scene
+from machine import CONFIG_FILE, RULES, Machine, Service, machine, main, scene
 
 from harness import eventually, expect, expect_equal
 
-RULES = "/etc/polkit-1/rules.d/50-tetherd.rules"
 UNITS = "/run/systemd/system"
 N_MANY = 500
 
