@@ -403,6 +403,7 @@ def it_prints_without_end():
     program = """
         flood = b"OK 999999 x\\n" * 5000
         os.set_blocking(0, False)
+        hold("go")  # from then on the daemon does not sleep, by which we know that it has started
         while True:
             os.write(1, flood)
             try:
@@ -416,6 +417,7 @@ def it_prints_without_end():
     """
     with shop(program) as daemon:
         started(daemon)
+        go_on(daemon)
         before = daemon.resident_bytes()
         for _ in range(50):
             daemon.barrier("abstract")
