@@ -91,13 +91,11 @@ static void daemon_limit_timer(struct timer *timer)
 /* Returns until when the next turn may wait. */
 static uint64_t daemon_say(struct daemon *daemon)
 {
-        size_t n_staged = journal_n_staged(daemon->journal);
-        uint64_t until_usec = USEC_INFINITY;
+        uint64_t until_usec;
 
         if (timer_is_armed(&daemon->journal_timer))
-                return until_usec; /* who is slow or gone is not told at every turn that there is more */
-        if (n_staged > 0)
-                until_usec = pace_wait(&daemon->pace, daemon_now(daemon), n_staged);
+                return USEC_INFINITY; /* who is slow or gone is not told at every turn that there is more */
+        until_usec = pace_wait(&daemon->pace, daemon_now(daemon), journal_n_staged(daemon->journal));
         if (until_usec == USEC_INFINITY)
                 daemon_flush_journal(daemon);
         return until_usec;

@@ -11,6 +11,10 @@ uint64_t pace_wait(struct pace *pace, uint64_t now_usec, size_t n_staged)
 {
         uint64_t soon = deadline_after(now_usec, PACE_WAIT_USEC);
 
+        if (n_staged == 0) { /* or they went in the middle of the turn */
+                pace->owed_usec = 0;
+                return USEC_INFINITY;
+        }
         if (n_staged < PACE_MANY) {
                 bool is_new = pace->owed_usec == 0;
 

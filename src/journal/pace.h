@@ -21,7 +21,7 @@ struct pace {
 };
 
 /*
- * At the end of a turn, with `n_staged` records, at least 1. USEC_INFINITY: they go now, and are counted as sent.
+ * At the end of a turn, with `n_staged` records. USEC_INFINITY: they go now, and are counted as sent; or there are none.
  * Else until when the next turn may wait: not at all (0), so that a life that ends as it began sends both its records
  * together, or to the time when they have waited long enough.
  */

@@ -48,11 +48,23 @@ START_TEST(test_one_life)
         struct pace pace = { 0 };
 
         for (uint64_t now = START; now < START + 100 * USEC_PER_SEC; now += USEC_PER_SEC) {
-                ck_assert_uint_eq(pace_wait(&pace, now, 1),
-                                  0); /* it was accepted, and may end in the next turn */
+                /* It was accepted, and may end in the next turn. */
+                ck_assert_uint_eq(pace_wait(&pace, now, 1), 0);
                 ck_assert_uint_eq(pace_wait(&pace, now, 2), USEC_INFINITY);
         }
         ck_assert_uint_eq(pace_wait(&pace, START + 200 * USEC_PER_SEC, PACE_MANY), USEC_INFINITY);
+}
+END_TEST
+
+START_TEST(test_gone_meanwhile)
+{
+        struct pace pace = { 0 };
+
+        ck_assert_uint_eq(pace_wait(&pace, START, 1), 0);
+        ck_assert_uint_eq(pace_wait(&pace, START, 0), USEC_INFINITY);
+        ck_assert_uint_eq(pace.sent_usec, 0);
+        ck_assert_uint_eq(pace_wait(&pace, START + USEC_PER_SEC, 1),
+                          0); /* another life, which waits for its end */
 }
 END_TEST
 
@@ -115,4 +127,4 @@ START_TEST(test_at_the_latest)
 }
 END_TEST
 
-UNIT_MAIN("pace", test_one_life, test_rates, test_after_a_burst, test_at_the_latest)
+UNIT_MAIN("pace", test_one_life, test_gone_meanwhile, test_rates, test_after_a_burst, test_at_the_latest)
