@@ -62,10 +62,10 @@ class Kernel:
     def processes(self):
         """Every process with this scene's directory in its command line: the daemon, and commands whoever's child."""
         found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                if str(self.directory).encode() in path.read_bytes():
-                    found.append(int(path.parent.name))
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):  # it may end meanwhile
+                if str(self.directory).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(int(pid))
         return found
 
     def files(self):
