@@ -110,6 +110,7 @@ static int split(const char *text, const char *separators, char ***ret_strv, con
 {
         _cleanup_free_ char *word = malloc(strlen(text) + 1); /* quotes only make a word shorter */
         _cleanup_strv_free_ char **strv = calloc(1, sizeof(*strv));
+        size_t n = 0, n_room = 0;
 
         if (!word || !strv)
                 return -ENOMEM;
@@ -128,8 +129,17 @@ static int split(const char *text, const char *separators, char ***ret_strv, con
                         }
                 }
                 *to = '\0';
-                if (strv_append(&strv, word) < 0)
+                if (n == n_room) {
+                        n_room = MAX(2 * n_room, (size_t)8);
+                        char **grown = reallocarray(strv, n_room + 1, sizeof(*grown));
+                        if (!grown)
+                                return -ENOMEM;
+                        strv = grown;
+                }
+                strv[n] = strdup(word);
+                if (!strv[n])
                         return -ENOMEM;
+                strv[++n] = NULL;
         }
         *ret_strv = TAKE_PTR(strv);
         return 0;
@@ -215,6 +225,12 @@ _printf_(2, 3) static int refuse(char **ret_reason, const char *format, ...)
         return -EINVAL;
 }
 
+/* Without a name there, the path would be that of the folder, which is others' as well. */
+static bool begins_component(const struct text *path)
+{
+        return path->length == 0 || path->s[path->length - 1] == '/';
+}
+
 /*
  * Appends what the specifier at `p`, behind the '%', stands for. `end` is behind it, so that the text from the
  * '%' to there names it in a fault.
@@ -237,6 +253,8 @@ static int append_specifier(struct text *text, const char *p, const char *end, u
                 return refuse(ret_reason, "%%%.*s is empty", shown, p);
         if (flags & SPECIFIER_WORD && text->length == 0 && *value == '-')
                 return refuse(ret_reason, "%%%.*s begins with '-'", shown, p);
+        if (flags & SPECIFIER_PATH && begins_component(text) && *value == '\0')
+                return refuse(ret_reason, "%%%.*s is empty", shown, p);
         if (flags & SPECIFIER_PATH && (strchr(value, '/') || strstr(value, "..")))
                 return refuse(ret_reason, "%%%.*s has a '/' or \"..\" in it", shown, p);
         return text_append(text, value, strlen(value));

@@ -39,7 +39,8 @@ enum specifier_flags {
         SPECIFIER_WORD =
                 1 << 0, /* refuse a value that is empty or begins with '-' at the start of the text */
         SPECIFIER_PATH =
-                1 << 1, /* refuse a value with '/' or ".." in it, and a result with a . or .. component */
+                1 << 1, /* refuse a value with '/' or ".." in it, an empty one at the start of a component, and a
+                           result with a . or .. component */
 };
 
 /*
