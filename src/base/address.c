@@ -204,6 +204,9 @@ static const char *parse_unix(const char *text, struct endpoint *endpoint)
                 return "the name of a UNIX socket has at most 107 bytes";
         if (length == 1)
                 return "the name of the UNIX socket is missing";
+        if (endpoint->kind == ENDPOINT_UNIX &&
+            (size_t)(strrchr(text, '/') - text) + ENDPOINT_SUFFIX_MAX >= sizeof(un->sun_path) - 1)
+                return "the folder of a UNIX socket has at most 97 bytes";
         un->sun_family = AF_UNIX;
         memcpy(un->sun_path, text, length + 1);
         endpoint->length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length);
@@ -256,6 +259,15 @@ void endpoint_deinit(struct endpoint *endpoint)
 {
         free(endpoint->text);
         endpoint->text = NULL;
+}
+
+bool endpoint_is_same(const struct endpoint *a, const struct endpoint *b)
+{
+        if (a->kind != b->kind)
+                return false;
+        if (a->kind == ENDPOINT_SYSTEMD)
+                return streq(a->text, b->text);
+        return a->length == b->length && memcmp(&a->address, &b->address, a->length) == 0;
 }
 
 void address_from_text(struct address *ret, const char *text)

@@ -51,6 +51,7 @@ void address_from_text(struct address *ret, const char *text);
  * One value of the key `listen`, parsed: host:port, [v6]:port, *:port (IPv4 and IPv6 wildcard, as [::]),
  * /path.sock, @abstract, systemd:NAME. Hosts are numeric addresses; nothing is resolved.
  */
+#define ENDPOINT_SUFFIX_MAX 9 /* what a path has room for behind its name, cut if need be, until it is bound */
 enum endpoint_kind { ENDPOINT_IP, ENDPOINT_UNIX, ENDPOINT_ABSTRACT, ENDPOINT_SYSTEMD };
 
 struct endpoint {
@@ -66,3 +67,6 @@ struct endpoint {
  */
 int endpoint_parse(const char *text, struct endpoint *ret, const char **ret_reason);
 void endpoint_deinit(struct endpoint *endpoint);
+
+/* Whether both are one socket, however they are written: *:7400 is [::]:7400. */
+bool endpoint_is_same(const struct endpoint *a, const struct endpoint *b);

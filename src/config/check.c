@@ -249,14 +249,9 @@ static void check_listener_order(struct config *config, const struct section *se
 /* Whether the endpoint is among the first `n` of the listener. */
 static bool listens(const struct listener_config *listener, const struct endpoint *endpoint, size_t n)
 {
-        for (size_t i = 0; i < n; i++) {
-                const struct endpoint *other = &listener->endpoints[i];
-                if (other->kind == ENDPOINT_SYSTEMD
-                            ? streq(other->text, endpoint->text)
-                            : other->length == endpoint->length &&
-                                      memcmp(&other->address, &endpoint->address, endpoint->length) == 0)
+        for (size_t i = 0; i < n; i++)
+                if (endpoint_is_same(&listener->endpoints[i], endpoint))
                         return true;
-        }
         return false;
 }
 

@@ -142,7 +142,10 @@ END_TEST
 
 #define NAME_107                                                                                      \
         "/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/" \
-        "123456789/123456"
+        "123456789.123456"
+#define FOLDER_97                                                                                      \
+        "/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/123456789/" \
+        "123456"
 
 START_TEST(test_endpoint_faults)
 {
@@ -178,6 +181,7 @@ START_TEST(test_endpoint_faults)
                 { "/", "the name of the UNIX socket is missing" },
                 { "@", "the name of the UNIX socket is missing" },
                 { NAME_107 "7", "the name of a UNIX socket has at most 107 bytes" },
+                { FOLDER_97 "7/s", "the folder of a UNIX socket has at most 97 bytes" },
                 { "systemd:", "the name after systemd: is missing" },
                 { "systemd:a:b", systemd },
                 { "systemd:a\tb", systemd },
@@ -199,6 +203,8 @@ START_TEST(test_endpoint_faults)
         struct endpoint endpoint;
         const char *reason;
         ck_assert_int_eq(endpoint_parse(NAME_107, &endpoint, &reason), 0);
+        endpoint_deinit(&endpoint);
+        ck_assert_int_eq(endpoint_parse(FOLDER_97 "/123456789", &endpoint, &reason), 0);
         endpoint_deinit(&endpoint);
 }
 END_TEST
