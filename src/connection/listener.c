@@ -324,15 +324,23 @@ struct listener_plan *listener_plan_free(struct listener_plan *plan)
         return NULL;
 }
 
-struct listener *listener_find(const struct listeners *listeners, const char *name)
+/* One that is gone has its connections still, which go on counting if it comes back. */
+static struct listener *find(const struct listeners *listeners, const char *name)
 {
         list_for_each (node, &listeners->all) {
                 struct listener *listener = container_of(node, struct listener, link);
 
-                if (!listener->is_gone && streq(listener->config->name, name))
+                if (streq(listener->config->name, name))
                         return listener;
         }
         return NULL;
+}
+
+struct listener *listener_find(const struct listeners *listeners, const char *name)
+{
+        struct listener *listener = find(listeners, name);
+
+        return listener && !listener->is_gone ? listener : NULL;
 }
 
 static int listener_new(struct listeners *listeners, struct listener **ret_listener)
@@ -368,6 +376,23 @@ static int plan_keep(struct listener_plan *plan, struct listening_socket *socket
         return 0;
 }
 
+/* What the configuration changes although the kernel keeps it of an open socket; NULL: nothing. */
+static const char *what_stays(const struct listening_socket *socket, const struct listener_config *config)
+{
+        const struct listener_config *now = socket->listener ? socket->listener->config : NULL;
+
+        if (socket->endpoint.kind == ENDPOINT_IP &&
+            ((socket->address.family == AF_INET6 && socket->is_v6only != config->v6only) ||
+             socket->reuses_port != config->reuse_port))
+                return "v6only or reuse_port of an open address changed: needs a restart";
+        if (now && socket->address.family != AF_UNIX &&
+            ((now->receive_buffer > 0 && config->receive_buffer == 0) ||
+             (now->send_buffer > 0 && config->send_buffer == 0)))
+                return "the kernel is to decide on receive_buffer or send_buffer of an open address again: "
+                       "needs a restart";
+        return NULL;
+}
+
 /* Keeps those of `sockets` that are of this endpoint, of which a name of systemd's may have several. */
 static int plan_keep_of(struct listener_plan *plan, const struct list *sockets,
                         const struct endpoint *endpoint, const char **ret_why)
@@ -378,13 +403,11 @@ static int plan_keep_of(struct listener_plan *plan, const struct list *sockets,
                 struct listening_socket *socket = container_of(node, struct listening_socket, link);
                 int r;
 
-                if (!streq(socket->endpoint.text, endpoint->text))
+                if (!endpoint_is_same(&socket->endpoint, endpoint))
                         continue;
-                if (endpoint->kind == ENDPOINT_IP &&
-                    (socket->is_v6only != config->v6only || socket->reuses_port != config->reuse_port)) {
-                        *ret_why = "v6only or reuse_port of an open address changed: needs a restart";
+                *ret_why = what_stays(socket, config);
+                if (*ret_why)
                         return -EADDRINUSE;
-                }
                 if (socket->address.family == AF_UNIX && config->proxy_protocol) {
                         *ret_why = "it is a UNIX socket: with proxy_protocol = yes nobody could connect";
                         return -EINVAL;
@@ -433,6 +456,24 @@ static int plan_show_kept(struct listener_plan *plan, size_t n_shown, const char
         return 0;
 }
 
+/* Whether it may be ourselves who have the port: at another of its addresses, as bind(2) compares them. */
+static bool overlaps_open(const struct listeners *listeners, const struct endpoint *endpoint)
+{
+        struct address address;
+
+        address_from_socket(&address, &endpoint->address, endpoint->length);
+        list_for_each (node, &listeners->all) {
+                const struct listener *listener = container_of(node, struct listener, link);
+
+                list_for_each (socket_node, &listener->sockets)
+                        if (endpoint->kind == ENDPOINT_IP &&
+                            container_of(socket_node, struct listening_socket, link)->address.port ==
+                                    address.port)
+                                return true;
+        }
+        return false;
+}
+
 static int plan_endpoint(struct listener_plan *plan, const struct endpoint *endpoint, const char **ret_why)
 {
         size_t n_kept = plan->n_kept;
@@ -452,6 +493,8 @@ static int plan_endpoint(struct listener_plan *plan, const struct endpoint *endp
                                   listening_socket_ready, &socket);
         if (r == -EEXIST)
                 *ret_why = "a file that is no socket is in the way";
+        else if (r == -EADDRINUSE && overlaps_open(plan->listeners, endpoint))
+                *ret_why = "we have it, or an address that it overlaps, open until then: needs a restart";
         else if (r == -ECANCELED)
                 *ret_why = unwanted;
         if (r == 0)
@@ -511,7 +554,7 @@ int listener_prepare(struct listeners *listeners, struct listener_config *config
         plan->listeners = listeners;
         plan->config = config;
         (void)config_ref(config->config);
-        plan->listener = listener_find(listeners, config->name);
+        plan->listener = find(listeners, config->name);
         if (!plan->listener) {
                 r = listener_new(listeners, &plan->listener);
                 if (r < 0)
@@ -582,6 +625,10 @@ static void listener_apply(struct listener_plan *plan)
                 plan->is_new = false;
         } else {
                 config_unref(listener->config->config);
+        }
+        if (listener->is_gone) {
+                listener->is_gone = false;
+                listener->is_paused = listener->listeners->is_held;
         }
         listener->config = plan->config;
         listener->config->listener = listener;

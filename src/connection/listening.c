@@ -63,8 +63,9 @@ static int bind_unix_path(int fd, const struct endpoint *endpoint, const struct 
                           struct stat *ret_st)
 {
         union address_socket temporary = { .un.sun_family = AF_UNIX };
+        const int n_name = (int)(sizeof(temporary.un.sun_path) - 1 - ENDPOINT_SUFFIX_MAX);
         struct stat st;
-        int n, r = 0;
+        int r = 0;
 
         if (lstat(endpoint->text, &st) == 0) {
                 if (!S_ISSOCK(st.st_mode))
@@ -72,15 +73,14 @@ static int bind_unix_path(int fd, const struct endpoint *endpoint, const struct 
                 if (is_live(endpoint))
                         return -EADDRINUSE;
         }
-        n = snprintf(temporary.un.sun_path, sizeof(temporary.un.sun_path), "%s.%08" PRIx32, endpoint->text,
-                     (uint32_t)clock_usec(CLOCK_MONOTONIC));
-        if (n < 0 || (size_t)n >= sizeof(temporary.un.sun_path))
-                return -ENAMETOOLONG;
+        (void)snprintf(temporary.un.sun_path, sizeof(temporary.un.sun_path), "%.*s.%08" PRIx32, n_name,
+                       endpoint->text, (uint32_t)clock_usec(CLOCK_MONOTONIC));
         if (bind(fd, &temporary.sa, sizeof(temporary.un)) < 0)
                 return -errno;
-        if (chmod(temporary.un.sun_path, config->socket_mode) < 0 ||
+        if (lstat(temporary.un.sun_path, ret_st) < 0 ||
+            chmod(temporary.un.sun_path, config->socket_mode) < 0 ||
             lchown(temporary.un.sun_path, config->socket_user, config->socket_group) < 0 ||
-            lstat(temporary.un.sun_path, ret_st) < 0 || rename(temporary.un.sun_path, endpoint->text) < 0)
+            rename(temporary.un.sun_path, endpoint->text) < 0)
                 r = -errno;
         if (r < 0)
                 (void)unlink(temporary.un.sun_path);
@@ -115,6 +115,8 @@ static int open_socket(const struct endpoint *endpoint, const struct listener_co
                 return r;
         ret_socket->device = st.st_dev;
         ret_socket->inode = st.st_ino;
+        ret_socket->user = st.st_uid;
+        ret_socket->group = st.st_gid;
         r = hosted_prepare_listen(hosted, fd);
         if (r < 0)
                 return r;
@@ -266,6 +268,8 @@ int listening_socket_receive(struct loop *loop, struct handed_fd *handed, source
 
 int listening_socket_configure(struct listening_socket *socket, const struct listener_config *config)
 {
+        uid_t user = config->socket_user == (uid_t)-1 ? socket->user : config->socket_user;
+        gid_t group = config->socket_group == (gid_t)-1 ? socket->group : config->socket_group;
         int r = 0;
 
         if (socket->address.family != AF_UNIX)
@@ -275,7 +279,7 @@ int listening_socket_configure(struct listening_socket *socket, const struct lis
                 return 0;
         if (socket->endpoint.kind == ENDPOINT_UNIX &&
             (chmod(socket->endpoint.text, config->socket_mode) < 0 ||
-             lchown(socket->endpoint.text, config->socket_user, config->socket_group) < 0))
+             lchown(socket->endpoint.text, user, group) < 0))
                 r = -errno;
         (void)listen(socket->source.fd, config->backlog); /* on an open one it sets the backlog */
         return r;

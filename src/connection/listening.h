@@ -21,6 +21,8 @@ struct listening_socket {
         char *text;               /* likewise, for records: with the port that the kernel chose */
         dev_t device;             /* of the socket file, for UNIX paths: only that one is removed */
         ino_t inode;
+        uid_t user; /* that it was made with, for those that the configuration does not name */
+        gid_t group;
         bool is_v6only;
         bool reuses_port;
         bool is_kept;      /* by the commit under way */
