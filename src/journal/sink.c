@@ -4,7 +4,8 @@
  * Relies on unix(7): a datagram is taken whole or not at all; a connected, non-blocking socket says EAGAIN when
  * the receiver's queue is full and becomes writable when it has room; ECONNREFUSED when the receiver is gone;
  * connect(2) again on the same descriptor finds its successor, so that the loop's registration stays good.
- * Relies on poll(2) for stderr, which belongs to others as well and so cannot be made non-blocking.
+ * Relies on poll(2) for stderr, which belongs to others as well and so cannot be made non-blocking; but of a terminal,
+ * of which poll(2) says writable while it has room for one byte, an open file of our own is.
  */
 #include "journal/sink.h"
 #include <fcntl.h>
@@ -26,7 +27,7 @@ static int connect_socket(int fd, const struct sockaddr_un *address)
 }
 
 /* sd-daemon(3): $JOURNAL_STREAM is "device:inode" of the stream that systemd connected to stdout or stderr. */
-static bool stderr_is_journal_stream(void)
+bool stderr_is_journal_stream(void)
 {
         const char *stream = getenv("JOURNAL_STREAM");
         char own[64];
@@ -38,19 +39,31 @@ static bool stderr_is_journal_stream(void)
         return streq(stream, own);
 }
 
+static int open_stderr(void)
+{
+        int fd = isatty(STDERR_FILENO)
+                         ? open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+                         : -1;
+
+        return fd < 0 ? STDERR_FILENO : fd;
+}
+
 int sink_init(struct sink *sink, enum log_target target, const char *path)
 {
-        *sink = (struct sink){ .address.sun_family = AF_UNIX, .fd = -1 };
+        *sink = (struct sink){ .address.sun_family = AF_UNIX, .fd = -1, .stderr_fd = -1 };
         if (strlen(path) >= sizeof(sink->address.sun_path))
                 return -ENAMETOOLONG;
         memcpy(sink->address.sun_path, path, strlen(path));
         sink->has_prefix = stderr_is_journal_stream();
+        sink->stderr_fd = open_stderr();
         return sink_set_target(sink, target);
 }
 
 void sink_deinit(struct sink *sink)
 {
         sink->fd = fd_close(sink->fd);
+        if (sink->stderr_fd != STDERR_FILENO)
+                sink->stderr_fd = fd_close(sink->stderr_fd);
         record_deinit(&sink->line);
 }
 
@@ -161,16 +174,16 @@ static int send_to_journald(struct sink *sink, const struct ring *ring)
  * Where poll(2) says writable, a pipe takes PIPE_BUF bytes without blocking. Returns how many were written, 0
  * when it is full.
  */
-static ssize_t write_some(const char *data, size_t size)
+static ssize_t write_some(int fd, const char *data, size_t size)
 {
-        struct pollfd pollfd = { .fd = STDERR_FILENO, .events = POLLOUT };
+        struct pollfd pollfd = { .fd = fd, .events = POLLOUT };
         ssize_t n;
 
         if (poll(&pollfd, 1, 0) <= 0)
                 return 0;
         if (pollfd.revents & (POLLERR | POLLNVAL))
                 return -EPIPE;
-        n = write(STDERR_FILENO, data, MIN(size, (size_t)PIPE_BUF));
+        n = write(fd, data, MIN(size, (size_t)PIPE_BUF));
         if (n < 0)
                 return errno == EAGAIN || errno == EINTR ? 0 : -errno;
         return n;
@@ -184,7 +197,8 @@ static int send_to_stderr(struct sink *sink, const struct ring_entry *entry)
         record_add_line(line, sink->has_prefix ? entry->priority : -1, entry->data + entry->message_offset,
                         entry->message_size);
         while (!line->is_failed) {
-                ssize_t n = write_some(line->data + sink->n_written, line->size - sink->n_written);
+                ssize_t n = write_some(sink->stderr_fd, line->data + sink->n_written,
+                                       line->size - sink->n_written);
 
                 if (n == 0)
                         return -EAGAIN;
@@ -202,7 +216,7 @@ static int send_to_stderr(struct sink *sink, const struct ring_entry *entry)
 
 int sink_fd(const struct sink *sink)
 {
-        return sink->fd >= 0 ? sink->fd : STDERR_FILENO;
+        return sink->fd >= 0 ? sink->fd : sink->stderr_fd;
 }
 
 int sink_send(struct sink *sink, const struct ring *ring)

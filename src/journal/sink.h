@@ -12,10 +12,14 @@
 struct sink {
         struct sockaddr_un address;
         int fd;             /* of journald; -1: stderr */
+        int stderr_fd;      /* of our own where it is a terminal */
         bool has_prefix;    /* stderr is a journal stream */
         size_t n_written;   /* bytes of the oldest record's line that stderr has taken */
         struct record line; /* for stderr */
 };
+
+/* Whether systemd reads it, so that a line may begin with its priority. */
+bool stderr_is_journal_stream(void);
 
 /* Returns 0, -ENAMETOOLONG, or the negative errno of socket(2). */
 int sink_init(struct sink *sink, enum log_target target, const char *path);
