@@ -180,6 +180,10 @@ static void tell_lost(struct journal *journal)
         record_add_u64(record, "TETHERD_FIRST_SEQUENCE", lost.first);
         record_add_u64(record, "TETHERD_LAST_SEQUENCE", lost.last);
         stage(journal);
+        if (journal->lost.n > 0) { /* it found no place itself: it is one more of them */
+                journal->lost.n += lost.n;
+                journal->lost.first = lost.first;
+        }
 }
 
 /* ---- sending ---- */
