@@ -8,6 +8,7 @@
 #include "daemon/reload.h"
 #include "daemon/stop.h"
 #include "daemon/summary.h"
+#include "journal/sink.h"
 #include "loop/child.h"
 #include "loop/slice.h"
 #include "service/fds.h"
@@ -41,7 +42,7 @@ void say_fault(const char *format, ...)
         va_list arguments;
 
         va_start(arguments, format);
-        (void)fputs(getenv("JOURNAL_STREAM") ? "<3>" : "tetherd: ", stderr);
+        (void)fputs(stderr_is_journal_stream() ? "<3>" : "tetherd: ", stderr);
         (void)vfprintf(stderr, format, arguments);
         (void)fputc('\n', stderr);
         va_end(arguments);
@@ -110,6 +111,10 @@ static uint64_t daemon_end_of_turn(void *userdata)
                 timer_arm(loop_wheel(daemon->loop), &daemon->limit_timer,
                           events_tick(daemon->journal, daemon_now(daemon)));
         preserve_tick(&daemon->preserve);
+        if (daemon->is_check_due) {
+                daemon->is_check_due = false;
+                stop_check(daemon);
+        }
         return daemon_say(daemon);
 }
 
@@ -143,10 +148,12 @@ static void daemon_connection_ready(struct connection *connection, void *userdat
         preserve_append(&daemon->preserve, connection);
 }
 
-/* Of what types share. */
+/* Of what leases share or release. Whoever says so is still at work on it: the end of the turn looks. */
 static void daemon_something_ended(void *userdata)
 {
-        stop_check(userdata);
+        struct daemon *daemon = userdata;
+
+        daemon->is_check_due = true;
 }
 
 static void daemon_connection_freed(void *userdata)

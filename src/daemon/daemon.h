@@ -59,6 +59,7 @@ struct daemon {
         struct timer drain_timer;
         struct report report;
         bool is_reload_due; /* SIGHUP came before it served */
+        bool is_check_due;  /* stop_check(), at the end of the turn */
 };
 
 /*

@@ -43,7 +43,8 @@ static void recovered_is_settled(struct lease *lease, void *userdata)
 
         lease_event_connection(lease, &facts);
         lease->ending.release_usec = daemon_now(daemon) - daemon->started_usec;
-        event_recovered(daemon->journal, &facts, "released");
+        if (!lease_is_quarantined(lease))
+                event_recovered(daemon->journal, &facts, "released");
         event_closed(daemon->journal, &facts, &lease->ending);
         lease_free(lease);
         dealt_with(daemon, 1);

@@ -57,11 +57,13 @@ static void show(struct report *report)
                                span_format_rounded(waiting.oldest_usec, span));
                 arm(report, &report->status_timer, STATUS_USEC); /* it gets older */
         }
-        (void)notify_status("%zu connections (%zu ready, %zu loading, %zu releasing), %" PRIu64
+        int r = notify_status("%zu connections (%zu ready, %zu loading, %zu releasing), %" PRIu64
                             " since the start; %s; %zu resources quarantined",
                             connections->n_connections, n_in[CONNECTION_READY] + n_in[CONNECTION_HALF_CLOSED],
                             n_in[CONNECTION_LOADING], n_in[CONNECTION_RELEASING], connections->n_accepted,
                             releases, report->leases->n_quarantined);
+        if (is_busy(r))
+                arm(report, &report->status_timer, RETRY_USEC);
 }
 
 static struct report_shown look(const struct report *report)
@@ -102,11 +104,13 @@ static void state_timer(struct timer *timer)
         struct report *report = container_of(timer, struct report, state_timer);
         int r = 0;
 
-        if (report->is_reload_untold) {
+        if (report->is_stopping) {
+                r = notify_stopping();
+        } else if (report->is_reload_untold) {
                 r = notify_reloading();
                 report->is_reload_untold = is_busy(r);
         }
-        if (!is_busy(r))
+        if (!report->is_stopping && !is_busy(r))
                 r = notify_ready(NULL);
         if (is_busy(r))
                 arm(report, timer, RETRY_USEC);
@@ -147,8 +151,8 @@ static void extend(struct report *report, uint64_t until_usec)
 
 void report_stopping(struct report *report, uint64_t until_usec)
 {
-        timer_disarm(&report->state_timer);
-        (void)notify_stopping();
+        report->is_stopping = true;
+        state_timer(&report->state_timer);
         extend(report, until_usec);
 }
 

@@ -16,6 +16,7 @@ struct report {
         struct timer extend_timer; /* while we start or stop */
         bool has_manager;
         bool is_reload_untold; /* RELOADING=1 has to go out first */
+        bool is_stopping;      /* STOPPING=1 has to, instead */
         bool is_stuck;         /* the watchdog is not fed any more */
         uint64_t watchdog_usec;
         uint64_t extend_until_usec;

@@ -38,7 +38,8 @@ void stop_check(struct daemon *daemon)
 {
         const struct connections *connections = &daemon->connections;
 
-        if (daemon->n_recovering > 0)
+        /* Not only connections release: so do quarantined leases that are tried again. */
+        if (daemon->n_recovering > 0 || daemon->leases.n_releasing > 0)
                 return;
         if (daemon->state == DAEMON_DRAINING && connections->n_connections == 0)
                 leave_when_ended(daemon);
@@ -139,7 +140,8 @@ static void begin_hand_over(struct daemon *daemon)
         daemon->state = DAEMON_HANDING_OVER;
         stop_accepting(daemon);
         daemon->leave_until_usec =
-                deadline_after(daemon_now(daemon), daemon->config->daemon.drain_timeout) + LEAVE_USEC;
+                deadline_after(deadline_after(daemon_now(daemon), daemon->config->daemon.drain_timeout),
+                               LEAVE_USEC);
         connections_end_early(&daemon->connections);
         stop_check(daemon);
 }

@@ -545,6 +545,7 @@ static void lease_destroy(struct lease *lease)
         }
         list_unlink(&lease->link);
         lease->leases->n_leases--;
+        lease->leases->n_releasing -= lease->is_releasing && !lease->is_settled;
         config_unref(lease->born);
         free(lease->subject.listener);
         free(lease->subject.identity);
@@ -552,7 +553,7 @@ static void lease_destroy(struct lease *lease)
         free(lease);
 }
 
-static bool lease_is_quarantined(const struct lease *lease)
+bool lease_is_quarantined(const struct lease *lease)
 {
         for (size_t i = 0; i < lease->n_claims; i++)
                 if (lease->claims[i].state == CLAIM_QUARANTINED)
@@ -566,6 +567,7 @@ static void lease_settle(struct lease *lease)
         bool is_quarantined = lease_is_quarantined(lease);
 
         lease->is_settled = true;
+        leases->n_releasing--;
         if (leases->ledger && (lease->has_record || lease_is_recorded(lease)) && !is_quarantined) {
                 int r = ledger_erase(leases->ledger, lease);
 
@@ -574,10 +576,14 @@ static void lease_settle(struct lease *lease)
                                     "connection %" PRIx64 ": its ledger record cannot be removed: %s",
                                     lease->subject.id, strerror(-r));
         }
-        if (lease->callbacks)
+        if (lease->callbacks) {
                 lease->callbacks->settled(lease, lease->userdata);
-        else if (!is_quarantined)
+                return;
+        }
+        if (!is_quarantined)
                 lease_destroy(lease);
+        if (leases->ended)
+                leases->ended(leases->userdata);
 }
 
 static void lease_step_release(struct lease *lease)
@@ -768,6 +774,7 @@ void lease_release(struct lease *lease, const struct event_ending *ending)
 {
         assert(!lease->is_releasing);
         lease->is_releasing = true;
+        lease->leases->n_releasing++;
         lease->ending = *ending;
         lease_step(lease);
 }
@@ -952,6 +959,7 @@ void leases_retry(struct leases *leases)
                 if (!lease->is_settled || lease->callbacks)
                         continue;
                 lease->is_settled = false;
+                leases->n_releasing++;
                 for (size_t i = 0; i < lease->n_claims; i++)
                         if (lease->claims[i].state == CLAIM_QUARANTINED) {
                                 lease->claims[i].n_attempts = 0;

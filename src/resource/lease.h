@@ -30,12 +30,13 @@ struct leases {
         struct list queues;    /* one struct queue a resource name */
         struct list all;       /* every struct lease */
         size_t n_leases;
+        size_t n_releasing;             /* leases; quarantined ones only while they are tried again */
         size_t n_quarantined;           /* claims */
         size_t n_starved;               /* queues whose commands cannot be started */
         int starved_error;              /* why not, the last time; meaningful while there are any */
         void *shared[N_RESOURCE_KINDS]; /* each type's own: resource.h */
-        void (*ended)(
-                void *userdata); /* after leases_end(): something of that has ended; NULL: nobody listens */
+        /* What leases_end() waits for has ended, or the release of a lease that nobody waits for. May be NULL. */
+        void (*ended)(void *userdata);
         void *userdata;
 };
 
@@ -242,6 +243,9 @@ void lease_take_up(struct lease *lease); /* asserts that it is */
  */
 struct lease *lease_free(struct lease *lease);
 DEFINE_CLEANUP(struct lease *, lease_free);
+
+/* Whether a claim of it was given up for now. */
+bool lease_is_quarantined(const struct lease *lease);
 
 /* The resource whose load failed, or NULL. Borrowed. */
 const char *lease_failed_resource(const struct lease *lease);
