@@ -220,10 +220,16 @@ int preserve_hand_over(struct preserve *preserve)
 
 /* ---- the start ---- */
 
+/* A lease that was restored. It may be gone once its connection was found: then only the id may be looked at. */
+struct restored {
+        uint64_t id;
+        struct lease *lease;
+};
+
 struct taking {
         struct preserve *preserve;
         struct listeners *listeners;
-        struct lease **leases; /* restored ones, by id */
+        struct restored *leases; /* by id */
         size_t n_leases;
         size_t n_taken_up;
         size_t n_leases_taken;
@@ -233,18 +239,19 @@ struct taking {
 
 static int compare_leases(const void *a, const void *b)
 {
-        uint64_t a_id = (*(struct lease *const *)a)->subject.id,
-                 b_id = (*(struct lease *const *)b)->subject.id;
+        uint64_t a_id = ((const struct restored *)a)->id, b_id = ((const struct restored *)b)->id;
 
         return a_id < b_id ? -1 : a_id > b_id;
 }
 
-static struct lease *find_lease(const struct taking *taking, uint64_t id)
+/* NULL: there is none, or it was taken already. */
+static struct lease *take_lease(const struct taking *taking, uint64_t id)
 {
-        struct lease key = { .subject.id = id }, *key_pointer = &key, **found;
+        const struct restored key = { .id = id };
+        struct restored *found =
+                bsearch(&key, taking->leases, taking->n_leases, sizeof(key), compare_leases);
 
-        found = bsearch(&key_pointer, taking->leases, taking->n_leases, sizeof(*found), compare_leases);
-        return found ? *found : NULL;
+        return found ? TAKE_PTR(found->lease) : NULL;
 }
 
 static int list_leases(struct taking *taking)
@@ -254,8 +261,12 @@ static int list_leases(struct taking *taking)
         taking->leases = calloc(leases->n_leases + 1, sizeof(*taking->leases));
         if (!taking->leases)
                 return -ENOMEM;
-        list_for_each (node, &leases->all)
-                taking->leases[taking->n_leases++] = container_of(node, struct lease, link);
+        list_for_each (node, &leases->all) {
+                struct lease *lease = container_of(node, struct lease, link);
+
+                taking->leases[taking->n_leases++] =
+                        (struct restored){ .id = lease->subject.id, .lease = lease };
+        }
         qsort(taking->leases, taking->n_leases, sizeof(*taking->leases), compare_leases);
         return 0;
 }
@@ -322,7 +333,7 @@ static bool is_taken_up(struct taking *taking, int fd, struct connection *c, cha
                 taking->n_lost++;
                 return false;
         }
-        lease = find_lease(taking, snapshot.id);
+        lease = take_lease(taking, snapshot.id);
         /* It was ending: what is left of its lease is released as any other. */
         if (snapshot.has_lease && (!lease || !lease_is_loaded(lease)))
                 return false;

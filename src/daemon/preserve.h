@@ -20,7 +20,6 @@ struct preserve {
         uint64_t *removals;       /* generations that the manager still has to forget, closed by a 0 */
         struct timer retry;       /* while the manager does not read */
         uint64_t next_fault_usec; /* when a fault may be said again */
-        size_t n_left;            /* that preserve_hand_over() passed on */
 };
 
 void preserve_init(struct preserve *preserve, struct connections *connections);
