@@ -102,20 +102,24 @@ const char *address_text(const struct address *address, char buffer[static ADDRE
 /* ---- endpoints ---- */
 
 /* Each of these fills its result and returns NULL, or returns what is wrong. */
+static const char bad_port[] = "the port must be 1 to 65535";
+static const char no_interface[] = "there is no such network interface";
+
+/* 0 included: a PROXY header may say so of somebody else. */
 static const char *parse_port(const char *text, in_port_t *ret_port)
 {
-        static const char reason[] = "the port must be 1 to 65535";
         unsigned port = 0;
+
+        if (*text == '\0')
+                return bad_port;
 
         for (const char *p = text; *p != '\0'; p++) {
                 if (*p < '0' || *p > '9')
-                        return reason;
+                        return bad_port;
                 port = port * 10 + (unsigned)(*p - '0');
                 if (port > UINT16_MAX)
-                        return reason;
+                        return bad_port;
         }
-        if (port == 0)
-                return reason;
         *ret_port = htons((uint16_t)port);
         return NULL;
 }
@@ -135,18 +139,26 @@ static void set_in6(struct endpoint *endpoint, struct in6_addr ip, in_port_t por
         endpoint->length = sizeof(endpoint->address.in6);
 }
 
+/* A number is how address_host() writes an interface that is gone. 0: neither. */
+static uint32_t parse_scope(const char *text)
+{
+        uint32_t index = if_nametoindex(text);
+
+        return index == 0 && text[strspn(text, "0123456789")] == '\0' ? (uint32_t)strtoul(text, NULL, 10) : index;
+}
+
 /* `host` is what stood in the brackets; it is cut at its '%'. */
 static const char *parse_ipv6(char *host, in_port_t port, struct endpoint *endpoint)
 {
         char *scope = strchr(host, '%');
-        unsigned index = 0;
+        uint32_t index = 0;
         struct in6_addr ip;
 
         if (scope) {
                 *scope++ = '\0';
-                index = if_nametoindex(scope);
+                index = parse_scope(scope);
                 if (index == 0)
-                        return "there is no such network interface";
+                        return no_interface;
         }
         if (inet_pton(AF_INET6, host, &ip) != 1)
                 return "what stands in [] must be an IPv6 address";
@@ -230,6 +242,19 @@ static const char *check_name(const char *name)
         return NULL;
 }
 
+/* What an address that is somebody else's may have. NULL: neither. */
+static const char *nobody_listens_at(const union address_socket *address)
+{
+        char name[IF_NAMESIZE];
+
+        if (address->in.sin_port == 0)
+                return bad_port;
+        if (address->sa.sa_family == AF_INET6 && address->in6.sin6_scope_id != 0 &&
+            !if_indextoname(address->in6.sin6_scope_id, name))
+                return no_interface;
+        return NULL;
+}
+
 int endpoint_parse(const char *text, struct endpoint *ret, const char **ret_reason)
 {
         struct endpoint endpoint = { .kind = ENDPOINT_IP };
@@ -243,6 +268,7 @@ int endpoint_parse(const char *text, struct endpoint *ret, const char **ret_reas
                 reason = parse_unix(text, &endpoint);
         } else {
                 reason = parse_ip(text, &endpoint);
+                reason = reason ? reason : nobody_listens_at(&endpoint.address);
         }
         if (reason) {
                 *ret_reason = reason;
@@ -272,14 +298,11 @@ bool endpoint_is_same(const struct endpoint *a, const struct endpoint *b)
 
 void address_from_text(struct address *ret, const char *text)
 {
-        struct endpoint endpoint;
-        const char *reason;
+        struct endpoint endpoint = { .kind = ENDPOINT_IP };
 
         *ret = (struct address){ .family = AF_UNSPEC };
         if (text && streq(text, "unix"))
                 ret->family = AF_UNIX;
-        else if (text && endpoint_parse(text, &endpoint, &reason) == 0) {
+        else if (text && !parse_ip(text, &endpoint))
                 address_from_socket(ret, &endpoint.address, endpoint.length);
-                endpoint_deinit(&endpoint);
-        }
 }

@@ -51,7 +51,6 @@ void address_from_text(struct address *ret, const char *text);
  * One value of the key `listen`, parsed: host:port, [v6]:port, *:port (IPv4 and IPv6 wildcard, as [::]),
  * /path.sock, @abstract, systemd:NAME. Hosts are numeric addresses; nothing is resolved.
  */
-#define ENDPOINT_SUFFIX_MAX 9 /* what a path has room for behind its name, cut if need be, until it is bound */
 enum endpoint_kind { ENDPOINT_IP, ENDPOINT_UNIX, ENDPOINT_ABSTRACT, ENDPOINT_SYSTEMD };
 
 struct endpoint {
@@ -60,6 +59,9 @@ struct endpoint {
         union address_socket address; /* not for ENDPOINT_SYSTEMD */
         socklen_t length;
 };
+
+/* A path is bound under another name first: its last component, cut where need be, and so many bytes. */
+#define ENDPOINT_SUFFIX_MAX 9
 
 /*
  * Parses `text` into *ret, which the caller gives to endpoint_deinit(). Returns 0, -ENOMEM, or -EINVAL with

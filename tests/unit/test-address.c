@@ -39,6 +39,7 @@ START_TEST(test_text)
                 { "::ffff:192.0.2.7", 80, 0, AF_INET, "192.0.2.7", "192.0.2.7:80" },
                 { "::ffff:0:0", 80, 3, AF_INET, "0.0.0.0", "0.0.0.0:80" },
                 { "::", 1, 0, AF_INET6, "::", "[::]:1" },
+                { "192.0.2.9", 0, 0, AF_INET, "192.0.2.9", "192.0.2.9:0" },
                 { "fe80::1", 80, 1, AF_INET6, "fe80::1%lo", "[fe80::1%lo]:80" },
                 { "fe80:1111:2222:3333:4444:5555:6666:7777", 65535, 4294967295, AF_INET6,
                   "fe80:1111:2222:3333:4444:5555:6666:7777%4294967295",
@@ -48,12 +49,15 @@ START_TEST(test_text)
 
         for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
                 union address_socket s;
-                struct address address;
+                struct address address, again;
                 address_from_socket(&address, &s, fill(&s, rows[i].ip, rows[i].port, rows[i].scope));
                 ck_assert_uint_eq(address.family, rows[i].family);
                 ck_assert_uint_eq(address.port, rows[i].port);
                 ck_assert_str_eq(address_host(&address, buffer), rows[i].host);
                 ck_assert_str_eq(address_text(&address, buffer), rows[i].text);
+                address_from_text(&again, buffer);
+                ck_assert_str_eq(address_text(&again, buffer), rows[i].text);
+                ck_assert_uint_eq(again.scope, address.scope);
         }
 }
 END_TEST
@@ -178,6 +182,7 @@ START_TEST(test_endpoint_faults)
                 { "[127.0.0.1]:80", ipv6 },
                 { "[::1]80", port },
                 { "[fe80::1%no-such-if]:80", "there is no such network interface" },
+                { "[fe80::1%4294967295]:80", "there is no such network interface" },
                 { "/", "the name of the UNIX socket is missing" },
                 { "@", "the name of the UNIX socket is missing" },
                 { NAME_107 "7", "the name of a UNIX socket has at most 107 bytes" },
