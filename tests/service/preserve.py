@@ -26,7 +26,7 @@ listen = 127.0.0.1:7400, /run/tetherd/socket
 handler = echo
 hello = yes
 greeting = welcome %%h
-resources = mark, workdir
+resources = nothing, mark, workdir
 max_connections_per_source = 3
 
 [listener:bare]
@@ -45,6 +45,9 @@ refusal = BUSY %%c
 [resource:seat]
 type = pool
 items = seat-1, seat-2
+
+[resource:nothing]
+type = none
 
 [resource:mark]
 type = exec
@@ -73,6 +76,8 @@ while [ -e /run/tetherd/slow ]; do sleep 0.05; done
 PAUSE = "/run/pause"
 PAUSED = f"""
 [Service]
+# What is freed reads as nothing.
+Environment=MALLOC_PERTURB_=90
 ExecStartPre=/bin/sh -c 'systemctl show --property=NFileDescriptorStore tetherd >/var/lib/tetherd/stored || :'
 ExecStartPre=/bin/sh -c 'while [ -e {PAUSE} ]; do sleep 0.05; done'
 """
@@ -295,6 +300,37 @@ def a_listener_that_is_gone():
             record = tetherd.wait_ended(client, "shutdown")
             expect_equal(record["TETHERD_CONNECTION"], name, "its id")
         tetherd.expect_balanced(shutdown=1)
+
+
+CROWDED = """
+[listener:crowded]
+listen = 127.0.0.1:7404
+handler = echo
+resources = place
+
+[listener:crowded_too]
+listen = 127.0.0.1:7405
+handler = echo
+resources = place
+
+[resource:place]
+type = pool
+items = 1-100
+"""
+
+
+@scene()
+def others_of_whom_the_listener_is_gone():
+    """What they held was given back at once, between those who stay."""
+    with Preserving(more=CROWDED) as tetherd:
+        clients = [tetherd.connect(7404 + i % 2).echo() for i in range(100)]
+        tetherd.configure(tetherd.config.replace("[listener:crowded_too]", "[listener:crowded_too]\nenabled = no"))
+        tetherd.restart()
+        for client in clients[::2]:
+            client.echo()
+        for client in clients[1::2]:
+            expect_equal(client.receive_rest(), b"", "what a client is told")
+            tetherd.wait_ended(client, "shutdown")
 
 
 @scene()

@@ -203,17 +203,30 @@ def lines_on_stderr(how):
         daemon.__exit__(None, None, None)
 
 
-@scene()
-def a_full_stderr_keeps_nobody_waiting():
+def make_pipe(path):
+    os.mkfifo(path)
+    pipe = os.open(path, os.O_RDWR)
+    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 8192)
+    return [pipe]
+
+
+def make_terminal(path):
+    master, terminal = os.openpty()
+    path.symlink_to(os.ttyname(terminal))
+    return [master, terminal]
+
+
+@scene(over=("pipe", "terminal"))
+def a_full_stderr_keeps_nobody_waiting(what):
     """And is written to as soon as somebody reads: with a second before each attempt this would take half a minute."""
     daemon = Daemon(QUICK, {"log_target": "stderr"})
-    os.mkfifo(daemon.stderr_path)
-    pipe, text, n_lives = os.open(daemon.stderr_path, os.O_RDWR | os.O_NONBLOCK), bytearray(), 2 * N_LIVES
-    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 8192)
+    ends = {"pipe": make_pipe, "terminal": make_terminal}[what](daemon.stderr_path)
+    text, n_lives = bytearray(), 2 * N_LIVES
+    os.set_blocking(ends[0], False)
 
     def read():
         with contextlib.suppress(BlockingIOError):
-            text.extend(os.read(pipe, 8192))
+            text.extend(os.read(ends[0], 8192))
         return text.decode()
 
     daemon.stderr = read
@@ -224,7 +237,8 @@ def a_full_stderr_keeps_nobody_waiting():
             expect_quiet(daemon)
             eventually(lambda: read().count(" on talk closed: ") == n_lives, "a line for each `closed`", 20)
     finally:
-        os.close(pipe)
+        for end in ends:
+            os.close(end)
 
 
 @scene()

@@ -348,5 +348,19 @@ def a_reload_changes_whom_is_believed_from_then_on():
             expect(client.receive_line().startswith("hi @192.0.2.7"), "one that was there keeps what it was born with")
 
 
+@scene()
+def a_source_without_a_port_is_known_after_a_crash():
+    with Daemon(listener()) as daemon:
+        client = daemon.connect().send(b"PROXY TCP4 192.0.2.9 192.0.2.1 0 80\r\n")
+        client.receive_line()
+        idle_files = daemon.idle_files
+        name = daemon.wait_record("ready")["TETHERD_CONNECTION"]
+        daemon.crash()
+        daemon.start()
+        daemon.idle_files = idle_files
+        daemon.wait_record("recovered", TETHERD_CONNECTION=name, TETHERD_REMOTE_ADDRESS="192.0.2.9",
+                           TETHERD_REMOTE_PORT="0")
+
+
 if __name__ == "__main__":
     main()

@@ -618,6 +618,45 @@ def quarantine_is_left_for_the_next_start():
 
 
 @scene()
+def quarantine_that_stays_is_not_recovered():
+    with Daemon(QUARANTINE.replace("release_attempts = 2", "release_attempts = 1"), scripts=BREAKABLE) as daemon:
+        broken = daemon.directory / "broken"
+        broken.touch()
+        client = daemon.connect_ready().close()
+        daemon.wait_record("quarantined", TETHERD_CONNECTION=client.id)
+        idle_files = daemon.idle_files
+        daemon.stop(status=1)
+        daemon.start()
+        daemon.idle_files = idle_files
+        daemon.wait_record("quarantined", TETHERD_CONNECTION=client.id)
+        daemon.wait_record("closed", TETHERD_CONNECTION=client.id, TETHERD_CAUSE="orphaned")
+        expect(not daemon.find("recovered"), "what is quarantined is said to be released")
+        broken.unlink()
+        daemon.kill(signal.SIGHUP)
+        eventually(lambda: ("release", "two", client.id) in daemon.effects(), "released after SIGHUP")
+
+
+@scene()
+def quarantine_that_is_tried_again_is_waited_for_at_a_stop():
+    scripts = {"down": "[ ! -e <dir>/broken ] || exit 7\n" + GATE + LOG}
+    with Daemon(QUARANTINE.replace("release_attempts = 2", "release_attempts = 1"), scripts=scripts) as daemon:
+        broken = daemon.directory / "broken"
+        broken.touch()
+        client = daemon.connect_ready().close()
+        daemon.wait_record("quarantined", TETHERD_CONNECTION=client.id)
+        daemon.wait_ended(client, "eof")
+        broken.unlink()
+        hold(daemon)
+        daemon.kill(signal.SIGHUP)
+        wait_at_gate(client, "release")
+        daemon.kill(signal.SIGTERM)
+        daemon.wait_notified("STOPPING=1")
+        open_gate(client, "release")
+        daemon.wait_exit(0)
+        expect(("release", "two", client.id) in daemon.effects(), f"not released: {daemon.effects()}")
+
+
+@scene()
 def none_is_a_resource():
     config = listener("nothing, show", "greeting = %{nothing}") + "[resource:nothing]\ntype = none\n" + resource("show")
     with Daemon(config) as daemon:
