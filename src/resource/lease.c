@@ -538,8 +538,7 @@ static void lease_destroy(struct lease *lease)
                 list_unlink(&claim->queue_link);
                 if (claim->state == CLAIM_QUARANTINED)
                         lease->leases->n_quarantined--;
-                if (claim->type)
-                        claim->type->forget(claim);
+                claim->type->forget(claim);
                 free(claim->name);
                 free(claim->value);
         }
@@ -671,6 +670,7 @@ int lease_new_empty(struct lease **ret_lease, struct leases *leases, size_t n_cl
         lease->n_claims = n_claims;
         for (size_t i = 0; i < n_claims; i++) {
                 lease->claims[i].lease = lease;
+                lease->claims[i].type = resource_type_of(RESOURCE_NONE); /* as one without a record stays */
                 list_init(&lease->claims[i].queue_link);
                 timer_init(&lease->claims[i].timer, claim_timer);
         }

@@ -130,7 +130,7 @@ struct queue {
 
 struct claim {
         struct lease *lease;
-        const struct resource_type *type;
+        const struct resource_type *type;     /* `none`, until it is known */
         const struct resource_config *config; /* NULL when restored from the ledger */
         struct queue *queue;                  /* NULL when the type is not queued */
         char *name;                           /* of the resource */
@@ -210,7 +210,8 @@ void lease_release(struct lease *lease, const struct event_ending *ending);
 
 /*
  * For the ledger: a lease of an earlier run whose claims the caller fills in (lease_claim_init(), state
- * CLAIM_LOADED for what has to be released). lease_release() then releases it.
+ * CLAIM_LOADED for what has to be released; one that is left as it is holds nothing). lease_release() then
+ * releases it.
  */
 int lease_new_empty(struct lease **ret_lease, struct leases *leases, size_t n_claims,
                     const struct lease_subject *subject);

@@ -122,11 +122,9 @@ static int restore_claim(struct lease *lease, char **fields)
         claim = &lease->claims[i];
 
         /* The last block of a claim counts. */
-        if (claim->type)
-                claim->type->forget(claim);
+        claim->type->forget(claim);
         free(TAKE_PTR(claim->name));
         free(TAKE_PTR(claim->value));
-        claim->type = NULL;
         claim->state = CLAIM_EMPTY;
         r = lease_claim_init(lease, i, type, name);
         claim->is_persistent = is_persistent;

@@ -159,7 +159,7 @@ static void save_all(struct ledger *ledger, struct lease *lease)
 {
         lease->has_record = false; /* in this ledger */
         for (size_t i = 0; i < lease->n_claims; i++)
-                if (lease->claims[i].type) /* the crash came before the others' first block */
+                if (lease->claims[i].name) /* the crash came before the others' first block */
                         assert(ledger_save(ledger, &lease->claims[i]) == 0);
 }
 

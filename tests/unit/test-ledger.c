@@ -414,7 +414,7 @@ static void check_states(char states[static 3][16])
                 bool is_held = states[i][0] && !streq(states[i], "empty");
 
                 ck_assert_int_eq(lease->claims[i].state, is_held ? CLAIM_LOADED : CLAIM_EMPTY);
-                ck_assert_int_eq(lease->claims[i].type != NULL, states[i][0] != '\0');
+                ck_assert_int_eq(lease->claims[i].name != NULL, states[i][0] != '\0');
         }
 }
 
@@ -453,7 +453,7 @@ START_TEST(test_ledger_torn_at_every_byte)
                 n_leases_found++;
                 check_states(states);
                 /* What is written now is not taken for the end of what was torn. */
-                if (lease->claims[0].type) {
+                if (lease->claims[0].name) {
                         ck_assert_int_eq(ledger_save(ledger, &lease->claims[0]), 0);
                         crash();
                         ck_assert_uint_eq(restore(), 1);
@@ -604,6 +604,7 @@ START_TEST(test_ledger_take_up)
                         ck_assert_uint_eq(n_fake_take_ups, 2); /* each that is recorded */
                         ck_assert(!lease->is_recovered);
                         ck_assert_str_eq(lease_value(lease, "a"), "a");
+                        ck_assert(lease_outlives_us(lease) && lease_tells_subject(lease));
                         crash(); /* once more: the record is as good as before */
                         ck_assert_uint_eq(restore(), 1);
                         ck_assert(lease->is_recovered);
