@@ -83,10 +83,11 @@ static void queue_starve(struct queue *queue, int error)
 {
         struct leases *leases = queue->leases;
 
-        assert(!queue->is_starved);
+        leases->starved_error = error;
+        if (queue->is_starved) /* one that had its turn before waited for the disk until now */
+                return;
         queue->is_starved = true;
         leases->n_starved++;
-        leases->starved_error = error;
         timer_arm(loop_wheel(leases->loop), &queue->retry,
                   deadline_after(loop_now(leases->loop), STARVE_RETRY_USEC));
 }

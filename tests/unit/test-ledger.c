@@ -727,6 +727,37 @@ START_TEST(test_ledger_persistent_in_a_queue)
 }
 END_TEST
 
+/* Both have their turn and wait for the disk when the first finds that no process can be started. */
+START_TEST(test_ledger_persistent_is_starved)
+{
+        static char *const scripts[] = { "o/o", "d/o" };
+        struct lease *first;
+
+        begin();
+        for (uint64_t i = 0; i < 2; i++) {
+                first = lease;
+                new_lease(ID + i, scripts, 2);
+                lease->claims[1].queue->n_max = 2;
+                make_persistent(1);
+                lease_load(lease);
+                ck_assert_int_eq(lease->claims[1].state, CLAIM_INTENDED);
+        }
+        ck_assert(fake_disk(0) && fake_disk(0));
+        ck_assert_int_eq(first->claims[1].state, CLAIM_LOAD_QUEUED);
+        ck_assert_int_eq(lease->claims[1].state, CLAIM_LOAD_QUEUED);
+        ck_assert_int_eq(leases_starvation(&leases), EAGAIN);
+        wheel_run(loop_wheel(loop), wheel_next(loop_wheel(loop)));
+        ck_assert_int_eq(leases_starvation(&leases), 0);
+        n_loaded = 0;
+        complete_all();
+        ck_assert_uint_eq(n_loaded, 2);
+        release_it(first);
+        lease = container_of(leases.all.next, struct lease, link); /* the one that is left */
+        release_all();
+        finish();
+}
+END_TEST
+
 START_TEST(test_ledger_without_syncing)
 {
         static char *const scripts[] = { "o/o" };
@@ -1070,7 +1101,8 @@ END_TEST
 UNIT_MAIN("ledger", test_ledger_round_trip, test_ledger_addresses, test_ledger_not_recorded,
           test_ledger_keeps_quarantined, test_ledger_order, test_ledger_torn_at_every_byte,
           test_ledger_crash_at_every_moment, test_ledger_take_up, test_ledger_persistent_waits_for_the_disk,
-          test_ledger_persistent_ends, test_ledger_persistent_in_a_queue, test_ledger_without_syncing,
-          test_ledger_reboot, test_ledger_zeros_at_the_end, test_ledger_two_directories,
-          test_ledger_one_directory, test_ledger_foreign_records, test_ledger_foreign_files,
-          test_ledger_open_errors, test_ledger_cannot_be_written, test_ledger_disk_full)
+          test_ledger_persistent_ends, test_ledger_persistent_in_a_queue, test_ledger_persistent_is_starved,
+          test_ledger_without_syncing, test_ledger_reboot, test_ledger_zeros_at_the_end,
+          test_ledger_two_directories, test_ledger_one_directory, test_ledger_foreign_records,
+          test_ledger_foreign_files, test_ledger_open_errors, test_ledger_cannot_be_written,
+          test_ledger_disk_full)
