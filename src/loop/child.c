@@ -679,21 +679,28 @@ static int end_members(pid_t group, const char *mark, int wait_msec)
         return MIN(r, 0);
 }
 
+/* Nobody has the number, or it is that of a thread (EINVAL, of newer kernels ENOENT). */
+static bool is_no_process(int error)
+{
+        return error == ESRCH || error == EINVAL || error == ENOENT;
+}
+
 int process_end(const struct process_identity *process, const char *mark, int wait_msec)
 {
         struct process_identity now;
-        _cleanup_close_ int fd = pidfd_open(process->pid, 0);
-        int error = fd < 0 ? errno : 0, r;
+        int r;
 
-        if (error && error != ESRCH)
-                return -error;
-        /* Whoever lives now, in which boot. */
-        if (process_identify(error ? getpid() : process->pid, &now) < 0 || !streq(now.boot, process->boot))
+        if (find_boot() < 0 || !streq(boot_id, process->boot))
                 return 0;
-        if (error) /* as long as there is a group of that number, no process gets it */
+
+        _cleanup_close_ int fd = pidfd_open(process->pid, 0);
+
+        if (fd < 0 && !is_no_process(errno))
+                return -errno;
+        if (fd < 0) /* as long as there is a group of that number, no process gets it */
                 return mark ? end_members(process->pid, mark, wait_msec) : 0;
         /* Opened first: what we look at now is what we wait for. */
-        if (now.start != process->start)
+        if (process_identify(process->pid, &now) < 0 || now.start != process->start)
                 return 0;
         r = signal_group(process->pid, SIGKILL);
         return r < 0 ? r : wait_end(fd, wait_msec);

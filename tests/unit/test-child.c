@@ -11,10 +11,12 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -818,6 +820,40 @@ START_TEST(test_process_identity)
 }
 END_TEST
 
+static int thread_sockets[2]; /* its number comes out of the first; when that is closed it ends */
+
+static void *say_number(void *userdata _unused_)
+{
+        pid_t number = gettid();
+        char end;
+
+        ck_assert_int_eq(send(thread_sockets[1], &number, sizeof(number), 0), sizeof(number));
+        ck_assert_int_eq(recv(thread_sockets[1], &end, sizeof(end), 0), 0);
+        return NULL;
+}
+
+/* Its number is that of a thread by now, in this boot or after another. */
+START_TEST(test_process_is_a_thread)
+{
+        struct process_identity process;
+        pthread_t thread;
+
+        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, thread_sockets), 0);
+        ck_assert_int_eq(process_identify(getpid(), &process), 0);
+        ck_assert_int_eq(pthread_create(&thread, NULL, say_number, NULL), 0);
+        ck_assert_int_eq(recv(thread_sockets[0], &process.pid, sizeof(process.pid), 0), sizeof(process.pid));
+        ck_assert_int_ne(process.pid, getpid());
+        for (size_t i = 0; i < 2; i++) {
+                ck_assert_int_eq(process_end(&process, NULL, 0), 0);
+                ck_assert_int_eq(process_end(&process, "NO=mark", 0), 0);
+                process.boot[0] = process.boot[0] == '0' ? '1' : '0';
+        }
+        ck_assert_int_eq(close(thread_sockets[0]), 0);
+        ck_assert_int_eq(pthread_join(thread, NULL), 0);
+        ck_assert_int_eq(close(thread_sockets[1]), 0);
+}
+END_TEST
+
 /* ---- lines ---- */
 
 #define X16 "xxxxxxxxxxxxxxxx"
@@ -931,5 +967,6 @@ UNIT_MAIN("child", test_ends, test_starts_that_fail, test_out_of_descriptors, te
           test_users_that_we_may_not_become, test_announce, test_announce_says_who_it_is,
           test_kill_reaches_the_group, test_kill_after_the_leader_ended, test_deinit_of_a_running_child,
           test_somebody_else_reaps_it, test_loop_ends_before_the_child, test_exited_frees_its_owner,
-          test_exited_starts_the_next, test_fork, test_process_identity, test_lines, test_lines_in_slices,
-          test_lines_closed, test_much_is_printed, test_drain_ends_though_a_grandchild_prints_on)
+          test_exited_starts_the_next, test_fork, test_process_identity, test_process_is_a_thread, test_lines,
+          test_lines_in_slices, test_lines_closed, test_much_is_printed,
+          test_drain_ends_though_a_grandchild_prints_on)
