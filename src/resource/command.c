@@ -92,7 +92,7 @@ static int command_announce(const struct process_identity *self, void *userdata)
 
         if (self) {
                 command->process = *self;
-                r = claim_save(command->claim);
+                r = claim_note(command->claim);
         }
         return command->is_optional ? 0 : r;
 }

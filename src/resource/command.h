@@ -2,7 +2,7 @@
  * command: a program that a resource runs: what it is given, where its lines go, how it ended, and how a later run of
  * the daemon finds it. Whoever owns one decides when it starts and what its end means.
  *
- * It writes into the ledger that the program exists before the program runs: claim_save() is called in the child,
+ * It writes into the ledger that the program exists before the program runs: claim_note() is called in the child,
  * and the owner's save() writes `process` (saved.h).
  */
 #pragma once

@@ -148,7 +148,7 @@ static void claim_say_ledger(const struct claim *claim, const char *what, int er
                     claim->lease->subject.id, what, strerror(-error));
 }
 
-int claim_save(struct claim *claim)
+int claim_note(struct claim *claim)
 {
         struct ledger *ledger = claim->lease->leases->ledger;
         int r;
@@ -159,6 +159,23 @@ int claim_save(struct claim *claim)
         if (r < 0)
                 claim_say_ledger(claim, "written", r);
         return r;
+}
+
+int claim_save(struct claim *claim)
+{
+        claim->lease->kept_length = 0;
+        return claim_note(claim);
+}
+
+/* An attempt came to nothing: it may be made again any number of times. */
+static void claim_take_back(struct claim *claim)
+{
+        struct lease *lease = claim->lease;
+        struct ledger *ledger = lease->leases->ledger;
+        int r = ledger && lease->has_record ? ledger_take_back(ledger, lease) : 0;
+
+        if (r < 0)
+                claim_say_ledger(claim, "shortened", r);
 }
 
 static void claim_synced(struct sync *sync, int error)
@@ -173,7 +190,7 @@ static void claim_synced(struct sync *sync, int error)
 void claim_secure(struct claim *claim, void (*secured)(struct claim *claim, int error))
 {
         struct ledger *ledger = claim->lease->leases->ledger;
-        int r = claim_save(claim);
+        int r = claim_note(claim);
 
         if (r == 0 && claim->is_persistent && ledger) {
                 claim->secured = secured;
@@ -386,6 +403,7 @@ void claim_loaded(struct claim *claim, const char *value)
         }
         claim_enter(claim, CLAIM_LOADED, claim->is_persistent ? claim->config->load_timeout : USEC_INFINITY);
         queue_leave(claim);
+        claim->lease->kept_length = 0;
         claim_secure(claim, claim_fact_secured);
 }
 
@@ -425,7 +443,8 @@ void claim_defer(struct claim *claim, int error)
                 claim_enter(claim, CLAIM_RELEASE_QUEUED, USEC_INFINITY);
                 list_prepend(&queue->releases, &claim->queue_link);
         }
-        (void)claim_save(claim); /* what was written is taken back */
+        if (claim->lease->kept_length > 0 || claim_save(claim) == 0) /* that it waits is written once */
+                claim_take_back(claim);
         queue_starve(queue, error);
 }
 
@@ -504,6 +523,7 @@ void claim_release_failed(struct claim *claim, int exit_status, const char *reas
         claim_report(claim, "release", exit_status, reason, &connection, &resource);
         event_release_failed(journal_of(claim), &connection, &resource,
                              claim->release_attempts - MIN(claim->n_attempts, claim->release_attempts));
+        claim_take_back(claim);
         if (claim->n_attempts < claim->release_attempts) {
                 claim_enter(claim, CLAIM_RETRYING, RETRY_USEC << MIN(claim->n_attempts - 1, 16U));
         } else {

@@ -187,6 +187,7 @@ struct lease {
         size_t n_recorded;  /* claims of types that the ledger keeps */
         bool is_persistent; /* a claim is: the record outlives a reboot */
         bool has_record;    /* in the ledger, to append to */
+        off_t kept_length;  /* of the record: behind it is only what came to nothing; 0: not known */
         bool is_rebooted;   /* the record is of an earlier boot */
         bool is_releasing;
         bool is_recovered; /* a crash ended its connection: the commands hear of it */
@@ -307,6 +308,9 @@ void claim_release_failed(struct claim *claim, int exit_status, const char *reas
 
 /* The type changed `data` in a way that the ledger must know before it goes on. 0 or a negative errno. */
 int claim_save(struct claim *claim);
+
+/* The same, of what is nothing any more when this load is deferred, or this release is or fails. */
+int claim_note(struct claim *claim);
 
 /*
  * The same, and `secured` follows when the record is where the claim needs it: from inside this call, or for a

@@ -196,6 +196,19 @@ int ledger_save(struct ledger *ledger, const struct claim *claim)
         return r;
 }
 
+int ledger_take_back(struct ledger *ledger, struct lease *lease)
+{
+        _cleanup_close_ int fd = openat(book_of(ledger, lease)->directory_fd, record_name(lease).text,
+                                        O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+        struct stat st;
+
+        if (fd < 0 || fstat(fd, &st) < 0)
+                return -errno;
+        if (lease->kept_length == 0)
+                lease->kept_length = st.st_size;
+        return st.st_size > lease->kept_length && ftruncate(fd, lease->kept_length) < 0 ? -errno : 0;
+}
+
 /* `record_fd`: used up. */
 static int start_sync(struct ledger *ledger, const struct book *book, int record_fd, struct sync *sync,
                       sync_fn done)
@@ -288,6 +301,7 @@ static int restore_record(const struct ledger *ledger, const struct book *book, 
         if (r < 0)
                 return r;
         lease->has_record = true;
+        lease->kept_length = (off_t)understood;
         lease->is_persistent = book == &ledger->books[STATE];
         *ret_lease = TAKE_PTR(lease);
         return 0;

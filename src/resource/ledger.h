@@ -38,6 +38,13 @@ DEFINE_CLEANUP(struct ledger *, ledger_free);
 /* Appends the claim as it is now; the first one creates the record. */
 int ledger_save(struct ledger *ledger, const struct claim *claim);
 
+/*
+ * What was written last was for an attempt that came to nothing, and others may follow: the record ends again where it
+ * did after the first of them, or when it was restored, so that it does not grow with them. Whoever writes what has to
+ * stay sets lease->kept_length to 0 before.
+ */
+int ledger_take_back(struct ledger *ledger, struct lease *lease);
+
 /* Has the record written to disk, as it is now; `done` as in sync.h. */
 int ledger_sync(struct ledger *ledger, const struct lease *lease, struct sync *sync, sync_fn done);
 

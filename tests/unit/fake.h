@@ -7,6 +7,7 @@
  *      v  comes with a bad value        1  as a release: fails once, then succeeds
  *      i  cannot be prepared            n  as i, out of memory
  *      d  cannot be begun at first, for want of a process; then succeeds
+ *      D  as d, but always, and something was written down; F  as a release: as f, likewise
  *      w  waits until the test calls fake_proceed(), then succeeds; e  is refused (both: RESOURCE_POOL)
  *      g  takes the socket (fake_socket_fd) and succeeds; G takes it and fails as s, H takes it and fails as f
  *      ?  one of these at random
@@ -184,7 +185,9 @@ static void fake_load(struct claim *claim)
 {
         struct fake *fake = claim->data;
 
-        if (fake->load == 'd' && fake->n_deferred++ == 0) {
+        if (fake->load == 'D')
+                ck_assert_int_eq(claim_note(claim), 0);
+        if (fake->load == 'D' || (fake->load == 'd' && fake->n_deferred++ == 0)) {
                 claim_defer(claim, EAGAIN);
                 return;
         }
@@ -224,7 +227,9 @@ static void fake_release(struct claim *claim)
         bool is_quarantined = false;
         char how = fake->release == '?' ? "oooollllf1d"[random_below(claim->queue ? 11 : 10)] : fake->release;
 
-        if (how == 'd') {
+        if (how == 'D' || how == 'F')
+                ck_assert_int_eq(claim_note(claim), 0);
+        if (how == 'd' || how == 'D') {
                 if (fake->release == 'd')
                         fake->release = 'o';
                 claim_defer(claim, EAGAIN);

@@ -367,6 +367,90 @@ START_TEST(test_ledger_keeps_quarantined)
 }
 END_TEST
 
+static uint64_t record_size(void)
+{
+        struct stat st;
+
+        ck_assert_int_eq(stat(path_of("leases", "6421f0a3b7c01"), &st), 0);
+        return (uint64_t)st.st_size;
+}
+
+static struct fake *fake_of(size_t i)
+{
+        return lease->claims[i].data;
+}
+
+/* Whatever comes due, so often. */
+static void let_time_pass(unsigned n)
+{
+        while (n-- > 0)
+                wheel_run(loop_wheel(loop), wheel_next(loop_wheel(loop)));
+}
+
+/* However often something is tried in vain, its record grows once; and what counts in it is not lost. */
+START_TEST(test_ledger_does_not_grow)
+{
+        static char *const scripts[] = { "o/o", "D/D" };
+        uint64_t size;
+
+        begin();
+        new_lease(ID, scripts, 2);
+        lease_load(lease);
+        size = record_size();
+        let_time_pass(100);
+        ck_assert_int_eq(lease->claims[1].state, CLAIM_LOAD_QUEUED);
+        ck_assert_uint_eq(record_size(), size);
+        crash();
+        ck_assert_uint_eq(restore(), 1);
+        ck_assert_int_eq(lease->claims[0].state, CLAIM_LOADED);
+        ck_assert_int_eq(lease->claims[1].state, CLAIM_EMPTY); /* it was not begun */
+        release_all();
+
+        new_lease(ID, scripts, 2);
+        lease_load(lease);
+        let_time_pass(1);
+        fake_of(1)->load = 'o';
+        let_time_pass(1);
+        ck_assert_int_eq(lease->claims[1].state, CLAIM_LOADED);
+        release_it(lease);
+        size = record_size();
+        let_time_pass(100);
+        ck_assert_int_eq(lease->claims[1].state, CLAIM_RELEASE_QUEUED);
+        ck_assert_uint_eq(record_size(), size);
+
+        /* It fails from now on, and is tried again by a signal, and by the runs that follow. */
+        fake_of(1)->release = 'F';
+        let_time_pass(3);
+        ck_assert_ptr_null(lease);
+        ck_assert_uint_eq(leases.n_quarantined, 1);
+        leases_retry(&leases);
+        let_time_pass(2);
+        size = record_size();
+        for (unsigned i = 0; i < 5; i++) {
+                leases_retry(&leases);
+                let_time_pass(2);
+                ck_assert_uint_eq(leases.n_quarantined, 1);
+                ck_assert_uint_eq(record_size(), size);
+                crash();
+                ck_assert_uint_eq(restore(), 1);
+                ck_assert_int_eq(lease->claims[0].state, CLAIM_EMPTY);
+                ck_assert_int_eq(lease->claims[1].state, CLAIM_LOADED);
+                release_it(lease);
+                let_time_pass(2);
+        }
+
+        /* What a type has to know in the next run stays. */
+        leases_retry(&leases);
+        lease = container_of(leases.all.next, struct lease, link);
+        ck_assert_int_eq(claim_save(&lease->claims[1]), 0);
+        ck_assert_uint_gt(record_size(), size);
+        size = record_size();
+        let_time_pass(2);
+        ck_assert_uint_ge(record_size(), size);
+        finish();
+}
+END_TEST
+
 START_TEST(test_ledger_order)
 {
         static const uint64_t ids[] = { 0xff, 0x9, 0x100, 0x10, 0xfff, 0x1, UINT64_MAX >> 1, 0xa };
@@ -1099,10 +1183,10 @@ START_TEST(test_ledger_disk_full)
 END_TEST
 
 UNIT_MAIN("ledger", test_ledger_round_trip, test_ledger_addresses, test_ledger_not_recorded,
-          test_ledger_keeps_quarantined, test_ledger_order, test_ledger_torn_at_every_byte,
-          test_ledger_crash_at_every_moment, test_ledger_take_up, test_ledger_persistent_waits_for_the_disk,
-          test_ledger_persistent_ends, test_ledger_persistent_in_a_queue, test_ledger_persistent_is_starved,
-          test_ledger_without_syncing, test_ledger_reboot, test_ledger_zeros_at_the_end,
-          test_ledger_two_directories, test_ledger_one_directory, test_ledger_foreign_records,
-          test_ledger_foreign_files, test_ledger_open_errors, test_ledger_cannot_be_written,
-          test_ledger_disk_full)
+          test_ledger_keeps_quarantined, test_ledger_does_not_grow, test_ledger_order,
+          test_ledger_torn_at_every_byte, test_ledger_crash_at_every_moment, test_ledger_take_up,
+          test_ledger_persistent_waits_for_the_disk, test_ledger_persistent_ends,
+          test_ledger_persistent_in_a_queue, test_ledger_persistent_is_starved, test_ledger_without_syncing,
+          test_ledger_reboot, test_ledger_zeros_at_the_end, test_ledger_two_directories,
+          test_ledger_one_directory, test_ledger_foreign_records, test_ledger_foreign_files,
+          test_ledger_open_errors, test_ledger_cannot_be_written, test_ledger_disk_full)
