@@ -311,7 +311,10 @@ static void directory_load(struct claim *claim)
                 r = explain(reason, -errno, "%s cannot be made", directory->path);
         if (r < 0) {
                 (void)fd_close(parent_fd);
-                claim_load_failed(claim, true, -1, reason);
+                if (errno_is_starvation(-r))
+                        claim_defer(claim, -r);
+                else
+                        claim_load_failed(claim, true, -1, reason);
                 return;
         }
         directory->parent_fd = parent_fd;
@@ -410,6 +413,15 @@ static void remover_exited(struct child *child)
                                      directory->reason ? directory->reason : "its removal was killed");
 }
 
+/* What is short will be there again: that is no attempt. */
+static void release_not_begun(struct directory *directory, int error, const char *reason)
+{
+        if (errno_is_starvation(-error))
+                claim_defer(directory->claim, -error);
+        else
+                claim_release_failed(directory->claim, -1, reason);
+}
+
 static void start_remover(struct directory *directory)
 {
         struct loop *loop = claim_loop(directory->claim);
@@ -423,9 +435,8 @@ static void start_remover(struct directory *directory)
                 r = child_fork(&directory->remover, loop, remove_tree, directory, err_fd, remover_exited);
         if (r != 0) {
                 lines_deinit(&directory->err);
-                (void)explain(reason, r == CHILD_E_LOST ? -EMFILE : r, "%s cannot be removed",
-                              directory->path);
-                claim_release_failed(directory->claim, -1, reason);
+                r = explain(reason, r == CHILD_E_LOST ? -EMFILE : r, "%s cannot be removed", directory->path);
+                release_not_begun(directory, r, reason);
         }
 }
 
@@ -455,7 +466,7 @@ static void directory_release(struct claim *claim)
                 say_what_is_there(directory, parent_fd);
                 claim_released(claim);
         } else if (parent_fd < 0) {
-                claim_release_failed(claim, -1, reason);
+                release_not_begun(directory, parent_fd, reason);
         } else if (r < 0) {
                 (void)explain(reason, r, "%s cannot be removed", directory->path);
                 claim_release_failed(claim, -1, reason);

@@ -12,6 +12,7 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -617,6 +618,41 @@ START_TEST(test_many_files)
 }
 END_TEST
 
+/* With ever more descriptors: what cannot be begun yet waits, until it can. Returns how often it did. */
+static unsigned run_short_of_descriptors(struct claim *claim, void (*begin)(struct claim *claim))
+{
+        struct rlimit limit, scarce;
+        unsigned n_deferred = 0;
+        enum said said;
+        int lowest = dup(0);
+
+        ck_assert_int_eq(close(lowest), 0);
+        ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+        do {
+                scarce = (struct rlimit){ .rlim_cur = (rlim_t)lowest + n_deferred,
+                                          .rlim_max = limit.rlim_max };
+                ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &scarce), 0);
+                said = claims_run(claim, begin);
+                ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        } while (said == DEFERRED && ++n_deferred < 100);
+        return n_deferred;
+}
+
+START_TEST(test_out_of_descriptors)
+{
+        struct claim *claim = directory_open("work");
+
+        claims_prepare(claim);
+        ck_assert_uint_gt(run_short_of_descriptors(claim, claim->type->load), 0);
+        ck_assert_int_eq(seen.said, LOADED);
+        make_deep("work", 2);
+        ck_assert_uint_gt(run_short_of_descriptors(claim, claim->type->release), 3);
+        ck_assert_int_eq(seen.said, RELEASED);
+        ck_assert(!exists("work"));
+        directory_close();
+}
+END_TEST
+
 START_TEST(test_mount_inside)
 {
         struct claim *claim = directory_load("work");
@@ -989,7 +1025,7 @@ END_TEST
 UNIT_MAIN("directory", test_load, test_owner, test_paths_refused, test_loads_that_fail, test_names_too_long,
           test_sticky_directory_further_up, test_release, test_parent_is_gone,
           test_working_directory_of_somebody, test_links_and_kinds, test_without_permissions, test_deep_tree,
-          test_many_files, test_mount_inside, test_mount_above_it, test_immutable, test_failure_deep_down,
-          test_others_fill_it_meanwhile, test_stop, test_forget_while_it_is_removed, test_crashes,
-          test_inode_is_used_again, test_another_device_after_a_reboot, test_slow_disk,
+          test_many_files, test_out_of_descriptors, test_mount_inside, test_mount_above_it, test_immutable,
+          test_failure_deep_down, test_others_fill_it_meanwhile, test_stop, test_forget_while_it_is_removed,
+          test_crashes, test_inode_is_used_again, test_another_device_after_a_reboot, test_slow_disk,
           test_saved_again_it_is_the_same, test_records_that_are_wrong)
