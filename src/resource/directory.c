@@ -335,7 +335,7 @@ static void directory_load(struct claim *claim)
 
 /*
  * 0: `name` is our directory, or, where it is not known which one that is, is there at all; -ENOENT: it is not;
- * or another errno.
+ * -EBUSY: something is mounted there, and may hide it; or another errno.
  */
 static int find(const struct directory *directory, int parent_fd, const char *name, struct statx *ret)
 {
@@ -343,7 +343,9 @@ static int find(const struct directory *directory, int parent_fd, const char *na
 
         if (r < 0)
                 return r;
-        return directory->inode == 0 || is_it(directory, ret) ? 0 : -ENOENT;
+        if (directory->inode == 0 || is_it(directory, ret))
+                return 0;
+        return ret->stx_attributes & STATX_ATTR_MOUNT_ROOT ? -EBUSY : -ENOENT;
 }
 
 /*

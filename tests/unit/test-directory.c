@@ -682,7 +682,7 @@ START_TEST(test_mount_inside)
 }
 END_TEST
 
-START_TEST(test_mount_above_it)
+START_TEST(test_mount_on_it)
 {
         struct claim *claim = directory_load("work");
 
@@ -690,11 +690,14 @@ START_TEST(test_mount_above_it)
         make_file("outside/precious");
         if (unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
             mount("outside", "work", NULL, MS_BIND, NULL) == 0) {
-                release(claim); /* another one stands there */
+                ck_assert_int_eq(claims_run(claim, claim->type->release), RELEASE_FAILED);
+                ck_assert_ptr_nonnull(strstr(seen.text, "/work cannot be removed: Device or resource busy"));
                 ck_assert(exists("outside/precious"));
                 ck_assert_int_eq(umount("work"), 0);
+                ck_assert(exists("work"));
         }
         release(claim);
+        ck_assert(!exists("work"));
         directory_close();
 }
 END_TEST
@@ -1025,7 +1028,7 @@ END_TEST
 UNIT_MAIN("directory", test_load, test_owner, test_paths_refused, test_loads_that_fail, test_names_too_long,
           test_sticky_directory_further_up, test_release, test_parent_is_gone,
           test_working_directory_of_somebody, test_links_and_kinds, test_without_permissions, test_deep_tree,
-          test_many_files, test_out_of_descriptors, test_mount_inside, test_mount_above_it, test_immutable,
+          test_many_files, test_out_of_descriptors, test_mount_inside, test_mount_on_it, test_immutable,
           test_failure_deep_down, test_others_fill_it_meanwhile, test_stop, test_forget_while_it_is_removed,
           test_crashes, test_inode_is_used_again, test_another_device_after_a_reboot, test_slow_disk,
           test_saved_again_it_is_the_same, test_records_that_are_wrong)
