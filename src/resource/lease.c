@@ -581,11 +581,28 @@ bool lease_is_quarantined(const struct lease *lease)
         return false;
 }
 
+/* Nothing of it is under way. */
+static void lease_retry(struct lease *lease)
+{
+        lease->is_retried = false;
+        for (size_t i = 0; i < lease->n_claims; i++)
+                if (lease->claims[i].state == CLAIM_QUARANTINED) {
+                        lease->claims[i].n_attempts = 0;
+                        claim_enter(&lease->claims[i], CLAIM_LOADED, USEC_INFINITY);
+                        lease->leases->n_quarantined--;
+                }
+        lease_step(lease);
+}
+
 static void lease_settle(struct lease *lease)
 {
         struct leases *leases = lease->leases;
         bool is_quarantined = lease_is_quarantined(lease);
 
+        if (lease->is_retried) {
+                lease_retry(lease);
+                return;
+        }
         lease->is_settled = true;
         leases->n_releasing--;
         if (leases->ledger && (lease->has_record || lease_is_recorded(lease)) && !is_quarantined) {
@@ -977,16 +994,12 @@ void leases_retry(struct leases *leases)
                 struct lease *lease = container_of(node, struct lease, link);
 
                 list_append(&leases->all, node);
+                if (!lease->is_settled)
+                        lease->is_retried = lease_is_quarantined(lease);
                 if (!lease->is_settled || lease->callbacks)
                         continue;
                 lease->is_settled = false;
                 leases->n_releasing++;
-                for (size_t i = 0; i < lease->n_claims; i++)
-                        if (lease->claims[i].state == CLAIM_QUARANTINED) {
-                                lease->claims[i].n_attempts = 0;
-                                claim_enter(&lease->claims[i], CLAIM_LOADED, USEC_INFINITY);
-                                leases->n_quarantined--;
-                        }
-                lease_step(lease);
+                lease_retry(lease);
         }
 }

@@ -49,7 +49,7 @@ int leases_configure(struct leases *leases, const struct config *config);
 /* Gives up every lease that is left, quarantined ones included; returns how many stay in the ledger. */
 size_t leases_abandon(struct leases *leases);
 
-/* Tries every quarantined claim again. */
+/* Tries every quarantined claim again: at once, or when all else of its lease is released. */
 void leases_retry(struct leases *leases);
 
 /* Why no command can be started at present (an errno); 0: as far as we know they can. */
@@ -192,6 +192,7 @@ struct lease {
         bool is_releasing;
         bool is_recovered; /* a crash ended its connection: the commands hear of it */
         bool is_settled;
+        bool is_retried; /* once more before it settles: it was asked for while something else was being released */
         size_t n_claims;
         struct claim claims[];
 };

@@ -501,6 +501,37 @@ START_TEST(test_lease_retries)
 }
 END_TEST
 
+/* Asked to try again while another of the same lease is being released: that one first. */
+START_TEST(test_lease_retry_unsettled)
+{
+        char late[] = "o/l", fails[] = "o/f";
+        struct resource_config a, b,
+                *list[] = { fake_resource(&a, 'a', RESOURCE_EXEC, late),
+                            fake_resource(&b, 'b', RESOURCE_EXEC, fails) };
+        struct client client = { 0 };
+        struct lease *lease;
+
+        begin();
+        b.release_attempts = 1;
+        client_begin(&client, list, 2);
+        lease = client.lease;
+        client_end(&client);
+        ck_assert_str_eq(fake_log, "+a +b -b -a ");
+        ck_assert_uint_eq(leases.n_quarantined, 1);
+        leases_retry(&leases);
+        ck_assert_str_eq(fake_log, "+a +b -b -a ");
+        fake_complete(oldest(), 'o');
+        ck_assert_str_eq(fake_log, "+a +b -b -a -b ");
+        ck_assert_uint_eq(client.n_settled, 1); /* in vain, once */
+        ck_assert_uint_eq(leases.n_quarantined, 1);
+
+        ((struct fake *)lease->claims[1].data)->release = 'o';
+        leases_retry(&leases);
+        ck_assert_uint_eq(leases.n_leases, 0);
+        finish();
+}
+END_TEST
+
 /* Several are quarantined; some of their releases end at once, some later, some fail again. */
 START_TEST(test_lease_retry_many)
 {
@@ -1217,9 +1248,10 @@ END_TEST
 UNIT_MAIN("lease", test_lease_table, test_lease_every_combination, test_lease_without_resources,
           test_lease_ended_inside_loaded, test_lease_values, test_lease_value_limits,
           test_lease_failed_resource, test_lease_release_what_failed, test_lease_load_timeout,
-          test_lease_release_timeout, test_lease_retries, test_lease_retry_many, test_lease_queue_order,
-          test_lease_progress, test_lease_queue_timeout, test_lease_starved, test_lease_starved_and_dropped,
-          test_lease_retry_leaves_the_queue, test_lease_queue_is_no_recursion, test_lease_wait,
-          test_lease_wait_timeout, test_lease_ended_while_it_waits, test_lease_refused, test_lease_exclusive,
-          test_lease_abandon, test_lease_free_unsettled, test_lease_lost, test_lease_lost_while_loading,
-          test_lease_socket, test_lease_outlives_us, test_lease_asserts, test_lease_storm, test_lost)
+          test_lease_release_timeout, test_lease_retries, test_lease_retry_unsettled, test_lease_retry_many,
+          test_lease_queue_order, test_lease_progress, test_lease_queue_timeout, test_lease_starved,
+          test_lease_starved_and_dropped, test_lease_retry_leaves_the_queue, test_lease_queue_is_no_recursion,
+          test_lease_wait, test_lease_wait_timeout, test_lease_ended_while_it_waits, test_lease_refused,
+          test_lease_exclusive, test_lease_abandon, test_lease_free_unsettled, test_lease_lost,
+          test_lease_lost_while_loading, test_lease_socket, test_lease_outlives_us, test_lease_asserts,
+          test_lease_storm, test_lost)
