@@ -189,6 +189,8 @@ _printf_(3, 4) static void fail_load(struct unit *unit, bool is_said, const char
         (void)vsnprintf(reason, sizeof(reason), format, arguments);
         va_end(arguments);
         unit->state = UNIT_IDLE;
+        if (is_said && unit->claim->config->on_load_failure == LOAD_FAILURE_NOTHING)
+                remove_names(unit); /* others need not wait for the rest of its lease */
         claim_load_failed(unit->claim, is_said, -1, reason);
 }
 
@@ -739,6 +741,12 @@ static void unit_release(struct claim *claim)
         ask(unit, UNIT_STOPPING, BUS_STOP);
 }
 
+/* Its intent was to be on disk first. */
+static void unit_drop(struct claim *claim)
+{
+        remove_names(claim->data);
+}
+
 /* Its job goes on; a release asks for another, which takes its place. */
 static void unit_stop(struct claim *claim)
 {
@@ -812,6 +820,7 @@ const struct resource_type resource_type_unit = {
         .save = unit_save,
         .restore = unit_restore,
         .take_up = unit_take_up,
+        .drop = unit_drop,
         .forget = unit_forget,
         .configure = units_configure,
         .summarize = units_summarize,

@@ -287,6 +287,43 @@ START_TEST(test_same_name)
 }
 END_TEST
 
+static bool is_held(void)
+{
+        struct claim *other = &lease->claims[1];
+        char *reason = NULL;
+        int r = resource_type_unit.prepare(other, &reason);
+
+        free(reason);
+        resource_type_unit.forget(other);
+        return r == RESOURCE_E_INVALID;
+}
+
+/* A load of which nothing is left holds no name, however long its lease lives on; one that is released does. */
+START_TEST(test_name_of_a_failed_load)
+{
+        for (int is_released = 0; is_released <= 1; is_released++) {
+                struct claim *claim = unit_start(ON_EXIT_CLOSE);
+
+                config.on_load_failure = is_released ? LOAD_FAILURE_RELEASE : LOAD_FAILURE_NOTHING;
+                ck_assert(is_held());
+                answer_error(BUS_START, BUS_REFUSED);
+                ck_assert_int_eq(seen.said, LOAD_FAILED);
+                ck_assert_int_eq(is_held(), is_released);
+                if (is_released) {
+                        resource_type_unit.release(claim);
+                        answer_error(BUS_STOP, BUS_NO_UNIT);
+                        ck_assert_int_eq(seen.said, RELEASED);
+                        ck_assert(!is_held());
+                }
+                unit_close();
+        }
+
+        resource_type_unit.drop(unit_open(ON_EXIT_CLOSE)); /* it was not begun */
+        ck_assert(!is_held());
+        unit_close();
+}
+END_TEST
+
 /* ---- loading ---- */
 
 START_TEST(test_start)
@@ -914,8 +951,8 @@ START_TEST(test_many)
 }
 END_TEST
 
-UNIT_MAIN("unit-resource", test_names, test_long_names, test_modes, test_same_name, test_start,
-          test_start_refused, test_start_job_fails, test_start_lost, test_start_job_lost, test_no_bus,
-          test_load_stopped, test_lost, test_kept, test_seen_at_start, test_bus_away_while_loaded, test_alias,
-          test_release, test_release_fails, test_release_stopped, test_restored, test_bad_records,
-          test_configured, test_many)
+UNIT_MAIN("unit-resource", test_names, test_long_names, test_modes, test_same_name,
+          test_name_of_a_failed_load, test_start, test_start_refused, test_start_job_fails, test_start_lost,
+          test_start_job_lost, test_no_bus, test_load_stopped, test_lost, test_kept, test_seen_at_start,
+          test_bus_away_while_loaded, test_alias, test_release, test_release_fails, test_release_stopped,
+          test_restored, test_bad_records, test_configured, test_many)
