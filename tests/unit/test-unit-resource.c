@@ -194,7 +194,7 @@ START_TEST(test_names)
                 { "s@%{first}.service", "a..b", NULL, "\"..\"" },
                 { "s@%{first}.service", "", NULL, "has no instance" },
                 { "s@%{second}.service", "", NULL, "not known" },
-                { "%{first}.service", "", NULL, "no name before" },
+                { "%{first}.service", "", NULL, "is empty" },
                 { "s@%{first}", "x.scope", NULL, "cannot be started" },
                 { "s@%{first}", "x", NULL, "does not end in" },
         };
