@@ -147,5 +147,25 @@ def reload_is_told_in_order_to_a_slow_manager(lost):
         expect_equal(told, ["RELOADING=1", "READY=1"], "what it is told")
 
 
+@scene()
+def what_a_busy_manager_did_not_take_is_told_again():
+    with Daemon(config(), scripts=SCRIPTS) as daemon:
+        with daemon.failing("sendmsg", "EAGAIN") as trace:
+            client = daemon.connect_ready()
+            eventually(lambda: "STATUS=1 connections" in trace.read_text(), "it tells its status")
+            daemon.drop_notifications()
+        wait_status(daemon, r"STATUS=1 connections \(1 ready")
+        hold(daemon)
+        client.close()
+        wait_at_gate(client, "release")
+        with daemon.failing("sendmsg", "EAGAIN") as trace:
+            daemon.kill(signal.SIGTERM)
+            eventually(lambda: "STOPPING=1" in trace.read_text(), "it tells that it stops")
+            daemon.drop_notifications()
+        daemon.wait_notified("STOPPING=1")
+        open_gate(client, "release")
+        daemon.wait_exit(0)
+
+
 if __name__ == "__main__":
     main()
