@@ -473,6 +473,28 @@ START_TEST(test_journal_bytes_are_bounded)
 }
 END_TEST
 
+START_TEST(test_journal_losses_add_up)
+{
+        int receiver = begin();
+        struct journal *journal = open_journal(2);
+        char text[1901], record[4096] = "";
+
+        memset(text, 'x', 1900);
+        text[1900] = '\0';
+        log_message(journal, LOG_ERR, "%s", text);
+        for (int i = 0; i < 3; i++)
+                log_message(journal, LOG_ERR, "one that does not fit");
+        ck_assert_uint_eq(journal_n_dropped(journal), 3);
+        journal_free(journal); /* at first there is no place to say so, either */
+        ck_assert(receive(receiver, record, sizeof(record)));
+        ck_assert(receive(receiver, record, sizeof(record)));
+        ck_assert_uint_eq(field_u64(record, "TETHERD_RECORDS_LOST"), 4);
+        ck_assert_uint_eq(field_u64(record, "TETHERD_FIRST_SEQUENCE"), 2);
+        ck_assert_uint_eq(field_u64(record, "TETHERD_LAST_SEQUENCE"), 5);
+        end(receiver);
+}
+END_TEST
+
 START_TEST(test_journal_away)
 {
         int receiver = begin();
@@ -918,7 +940,7 @@ END_TEST
 
 UNIT_MAIN("journal", test_record_fields, test_record_message, test_record_line, test_ring_against_twin,
           test_ring_large_after_small, test_limit, test_limit_is_bounded, test_journal_wire,
-          test_journal_slow, test_journal_full, test_journal_bytes_are_bounded, test_journal_away,
+          test_journal_slow, test_journal_full, test_journal_bytes_are_bounded, test_journal_losses_add_up, test_journal_away,
           test_journal_edge_after_reconnect, test_journal_large, test_journal_refused,
           test_journal_level_hides_losses, test_journal_without_memory, test_journal_free,
           test_journal_bad_arguments, test_stderr, test_stderr_full, test_stderr_gone, test_change_of_options)
