@@ -345,6 +345,10 @@ int stream_give(struct connection *c)
 
 void stream_take_back(struct connection *c, bool is_ended)
 {
+        const struct linger no_linger = { 0 };
+
+        /* The socket's, which the program had: our close would wait for the peer, or throw the last words away. */
+        (void)setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &no_linger, sizeof(no_linger));
         if (is_ended)
                 stream_finish(c);
         else

@@ -8,10 +8,11 @@ import subprocess
 from errno import ECONNRESET
 from pathlib import Path
 
-from harness import (MARK, Daemon, eventually, expect, expect_equal, main, need_program, need_root, scene, tell)
+from harness import (MARK, SLOW, Daemon, eventually, expect, expect_equal, main, need_program, need_root, scene, tell)
 from harness.headers import v1, v2
 
 ALL = ("tcp4", "tcp6", "unix")
+OTHER = "[listener:other]\nlisten = <unix>\nhandler = echo\n"
 STUBBORN = "trap '' TERM HUP; echo begun >&2; while :; do sleep 1000; done"
 
 
@@ -288,6 +289,43 @@ def it_ends_with_bytes_unread(kind):
             n_bytes += len(more)
         expect_equal(n_bytes, 200000, "bytes of the answer")
         expect_exit(daemon, client)
+
+
+LINGER = """exec python3 -c 'import os, signal, socket, struct
+s = socket.socket(fileno=0)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, {seconds}))
+s.setblocking(False)
+n = 0
+try:
+    while True: n += s.send(bytes(65536))
+except BlockingIOError: pass
+s.close(); os.close(1)
+open("<dir>/new", "w").write(str(n)); os.rename("<dir>/new", "<dir>/sent")
+{then}'"""
+
+
+@scene(over=("exits", "lives on"))
+def it_sets_so_linger(how):
+    # An option of the socket, and so of our close(2), which is the last and must not wait until the client has read.
+    is_exit = how == "exits"
+    script = LINGER.format(seconds=1000, then="os._exit(0)" if is_exit else "signal.pause()")
+    text = config("<stuff>", "" if is_exit else f"max_age = {3 * SLOW:g}s", more=OTHER).replace(", <unix>", "", 1)
+    with Daemon(text, scripts={"stuff": script}) as daemon:
+        client, other = daemon.connect(receive_buffer=8192), daemon.connect("unix").echo()
+        n_sent = int(wait_file(daemon.directory / "sent"))
+        daemon.wait_ended(client, "process-exited" if is_exit else "max-age")
+        other.echo()
+        expect_equal(len(client.receive_rest()), n_sent, "bytes that it wrote")
+
+
+@scene()
+def it_asks_for_a_reset():
+    # SO_LINGER of 0 s: our close(2) would throw away what it wrote.
+    with Daemon(config("<stuff>"), scripts={"stuff": LINGER.format(seconds=0, then="os._exit(0)")}) as daemon:
+        client = daemon.connect(receive_buffer=8192)
+        n_sent = int(wait_file(daemon.directory / "sent"))
+        expect_exit(daemon, client)
+        expect_equal(len(client.receive_rest()), n_sent, "bytes that it wrote")
 
 
 @scene()
