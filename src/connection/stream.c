@@ -351,8 +351,7 @@ void stream_take_back(struct connection *c, bool is_ended)
         (void)setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &no_linger, sizeof(no_linger));
         if (is_ended)
                 stream_finish(c);
-        else
-                (void)shutdown(c->fd, SHUT_RDWR);
+        (void)shutdown(c->fd, SHUT_RDWR);
 }
 
 #define STATE_CLOSE_WAIT 8 /* tcpi_state; <netinet/tcp.h> names it, and contradicts <linux/tcp.h> */

@@ -56,6 +56,17 @@ def expect_exit(daemon, client, status=0, **fields):
                              PRIORITY=5 if status else 6, **fields)
 
 
+def expect_refused(client):
+    """Nobody is there who would take a byte. A RST comes with the next at the latest."""
+    def is_refused():
+        try:
+            client.send(b"x")
+        except (BrokenPipeError, ConnectionResetError):
+            return True
+        return False
+    eventually(is_refused, "what the client sends is refused")
+
+
 def run(*command, **options):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
     expect(done.returncode == 0, f"{command}: {done.stdout}{done.stderr}")
@@ -338,6 +349,26 @@ def it_leaves_somebody_in_its_group():
         expect_equal(client.receive_rest(), b"", "the rest")
         expect_exit(daemon, client)
         wait_gone(grandchild)
+
+
+@scene(over=ALL)
+def it_leaves_somebody_elsewhere(kind):
+    # Out of our reach, with the connection in hand: it is closed all the same, behind the last words.
+    script = {"spawn": "setsid sh -c 'echo $$ > <dir>/new; mv <dir>/new <dir>/stranger; exec sleep 1000' 2>/dev/null &\n"
+                       "while ! [ -e <dir>/stranger ]; do sleep 0.01; done; head -c 200000 /dev/zero"}
+    with Daemon(config("<spawn>"), scripts=script) as daemon:
+        client = daemon.connect(kind, receive_buffer=8192)
+        stranger = int(wait_file(daemon.directory / "stranger"))
+        try:
+            n_bytes = 0
+            while more := client.socket.recv(4096):  # a reset would raise
+                n_bytes += len(more)
+            expect_equal(n_bytes, 200000, "bytes of the answer")
+            expect_exit(daemon, client)
+            expect_refused(client)
+        finally:
+            os.kill(stranger, signal.SIGKILL)
+            wait_gone(stranger)
 
 
 @scene(over=ALL)
