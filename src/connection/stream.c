@@ -1,7 +1,9 @@
 /*
  * What the socket says. Relied on: recv(2) gives every byte that came before a FIN or RST, then 0 or the errno,
  * and the errno only once; SO_ERROR takes it as well, so it is asked only after a recv that said 0, where a RST
- * hides behind a FIN. A read that gives less than was asked for is the end of what was there (epoll(7), Q9).
+ * hides behind a FIN. A read that gives less than was asked for is the end of what was there (epoll(7), Q9); but on TCP
+ * it also stops at an urgent byte, which EPOLLPRI tells and the next read leaves out, and on UNIX sockets behind
+ * descriptors that were passed, which are closed since nobody asks for them.
  */
 #include "connection/stream.h"
 #include "connection/guest.h"
@@ -242,6 +244,13 @@ static bool hand_over(struct connection *c, size_t n)
         return r == 0 && !c->output;
 }
 
+/* Whether the end of what was there is known without another call. */
+static bool is_drained(const struct connection *c, size_t n)
+{
+        return n < STREAM_READ_MAX && !c->is_unix &&
+               !(c->source.pending & (EPOLLPRI | EPOLLRDHUP | EVENTS_ERROR));
+}
+
 static void receive(struct connection *c)
 {
         for (int i = 0; i < READ_BUDGET; i++) {
@@ -265,8 +274,7 @@ static void receive(struct connection *c)
                 count_received(c, (size_t)n);
                 if (!hand_over(c, (size_t)n))
                         return;
-                /* epoll(7): a short read is the end of what was there, unless an end was told with it. */
-                if ((size_t)n < STREAM_READ_MAX && !(c->source.pending & (EPOLLRDHUP | EVENTS_ERROR))) {
+                if (is_drained(c, (size_t)n)) {
                         source_clear(&c->source, EPOLLIN);
                         return;
                 }

@@ -9,11 +9,11 @@
 #define STREAM_READ_MAX ((size_t)32 * 1024) /* one read; so much may be unsent of what a handler answers */
 
 #define EVENTS_ERROR   (EPOLLERR | EPOLLHUP)
-#define EVENTS_RECEIVE (EPOLLIN | EPOLLRDHUP | EVENTS_ERROR)
+#define EVENTS_RECEIVE (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EVENTS_ERROR)
 #define EVENTS_SEND    (EPOLLOUT | EVENTS_ERROR)
 
 /* What a connection's socket is registered for, once. */
-#define EVENTS_REGISTERED (EPOLLIN | EPOLLOUT | EPOLLRDHUP)
+#define EVENTS_REGISTERED (EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP)
 /* And from the moment on when a program has it: what comes and goes then would only wake us. */
 #define EVENTS_GIVEN (EPOLLRDHUP | EVENTS_ERROR)
 

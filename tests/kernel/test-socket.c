@@ -5,11 +5,13 @@
 
 #include "base/util.h"
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -234,6 +236,74 @@ START_TEST(test_closed_while_a_dup_lives)
 }
 END_TEST
 
+/* ---- where a read stops before the end of what is there ---- */
+
+/* recv(2): the number of bytes, or minus the errno. */
+static int received(int fd)
+{
+        char bytes[64];
+        ssize_t n = recv(fd, bytes, sizeof(bytes), 0);
+
+        return n < 0 ? -errno : (int)n;
+}
+
+/* At an urgent byte, which the next read leaves out. EPOLLPRI tells it, together with what is there. */
+START_TEST(test_read_stops_at_an_urgent_byte)
+{
+        int listen_fd = listen_tcp(), n_unacknowledged = 1;
+
+        fds[1] = connect_to(listen_fd);
+        fds[0] = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        begin(EPOLLIN | EPOLLPRI | EPOLLRDHUP);
+        ck_assert_int_eq(send(fds[1], "before", 6, 0), 6);
+        ck_assert_int_eq(send(fds[1], "!", 1, MSG_OOB), 1);
+        ck_assert_int_eq(send(fds[1], "behind it", 9, 0), 9);
+        while (n_unacknowledged > 0)
+                ck_assert_int_eq(ioctl(fds[1], SIOCOUTQ, &n_unacknowledged), 0);
+        ck_assert_uint_eq(told(), EPOLLIN | EPOLLPRI);
+        ck_assert_int_eq(received(fds[0]), 6);
+        ck_assert_uint_eq(told(), 0); /* nothing else would tell that there is more */
+        ck_assert_int_eq(received(fds[0]), 9);
+        ck_assert_int_eq(received(fds[0]), -EAGAIN);
+        (void)close(fds[0]);
+        (void)close(listen_fd);
+        finish();
+}
+END_TEST
+
+/* Behind descriptors that were passed; who does not ask for them does not get them. */
+START_TEST(test_read_stops_behind_descriptors)
+{
+        char control[CMSG_SPACE(sizeof(int))] = { 0 }, bytes[] = "with";
+        struct iovec vector = { bytes, 4 };
+        struct msghdr message = {
+                .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)
+        };
+        int pipe_fds[2];
+
+        pair();
+        begin(EPOLLIN | EPOLLPRI | EPOLLRDHUP);
+        ck_assert_int_eq(pipe2(pipe_fds, O_CLOEXEC), 0);
+        *CMSG_FIRSTHDR(&message) = (struct cmsghdr){ .cmsg_level = SOL_SOCKET,
+                                                     .cmsg_type = SCM_RIGHTS,
+                                                     .cmsg_len = CMSG_LEN(sizeof(int)) };
+        memcpy(CMSG_DATA(CMSG_FIRSTHDR(&message)), &pipe_fds[1], sizeof(int));
+        ck_assert_int_eq(send(fds[1], "before", 6, 0), 6);
+        ck_assert_int_eq(sendmsg(fds[1], &message, 0), 4);
+        ck_assert_int_eq(send(fds[1], "behind it", 9, 0), 9);
+        (void)close(pipe_fds[1]);
+        ck_assert_uint_eq(told(), EPOLLIN);
+        ck_assert_int_eq(received(fds[0]), 10);
+        ck_assert_uint_eq(told(), 0);
+        ck_assert_int_eq(read(pipe_fds[0], bytes, 1), 0); /* nobody has it any more */
+        ck_assert_int_eq(received(fds[0]), 9);
+        ck_assert_int_eq(received(fds[0]), -EAGAIN);
+        (void)close(pipe_fds[0]);
+        (void)close(fds[0]);
+        finish();
+}
+END_TEST
+
 /* ---- UNIX socket files ---- */
 
 /* A bound socket can be renamed over another; a file that nobody listens at refuses. */
@@ -309,4 +379,5 @@ START_TEST(test_record_locks)
 END_TEST
 
 UNIT_MAIN("socket", test_options_are_inherited, test_descriptor_flags, test_listen_again, test_edges,
-          test_edge_of_writing, test_closed_while_a_dup_lives, test_rename_bound_socket, test_record_locks)
+          test_edge_of_writing, test_closed_while_a_dup_lives, test_read_stops_at_an_urgent_byte,
+          test_read_stops_behind_descriptors, test_rename_bound_socket, test_record_locks)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import select
+import socket
 import threading
 import time
 
@@ -130,6 +131,21 @@ def a_slow_reader_is_not_stalled(kind):
             select.select([], [], [], 0.5)
         daemon.poll_records()
         expect(not daemon.endings(client.id), f"ended: {daemon.endings(client.id)}")
+
+
+@scene(over=ALL)
+def an_urgent_byte_in_the_middle(kind):
+    # It is no part of the stream; what is behind it is.
+    with Daemon(echo_listener()) as daemon:
+        client = daemon.connect_ready(kind)
+        for _ in range(3):
+            with daemon.frozen():
+                client.send(b"before")
+                client.socket.send(b"!", socket.MSG_OOB)
+                client.send(b"behind")
+            expect_equal(client.receive(12), b"beforebehind", "what came back")
+        client.echo().close()
+        daemon.wait_ended(client, "eof", TETHERD_BYTES_RECEIVED=3 * 12 + 14)
 
 
 def flood(client, stop):

@@ -1,5 +1,7 @@
 """handshake: the hello line in any slices, what it may hold, silence, probes, and the greeting."""
 
+import socket
+
 from harness import MARK, Daemon, expect, expect_equal, main, scene
 
 ALL = ("tcp4", "tcp6", "unix")
@@ -67,6 +69,24 @@ def bytes_after_the_hello_reach_echo(kind):
         expect_equal(client.receive(17), b"what follows\n\r\n\0.", "echo")
         client.close()
         daemon.wait_ended(client, "eof", TETHERD_BYTES_SENT=20)
+
+
+@scene(over=ALL)
+def what_else_comes_with_the_hello(kind):
+    # An urgent byte is no part of it, nor are descriptors: a read stops at either.
+    with Daemon(hello_listener("greeting = %h")) as daemon:
+        client = daemon.connect(kind)
+        daemon.wait_record("accepted", TETHERD_CONNECTION=client.id)
+        before = daemon.descriptors()
+        with daemon.frozen():
+            client.send(b"ca")
+            if kind == "unix":
+                socket.send_fds(client.socket, [b"r"], [0, 1, 2])
+            client.send(b"o" if kind == "unix" else b"ro")
+            client.socket.send(b"!", socket.MSG_OOB)
+            client.send(b"l\nwhat follows")
+        expect_equal(client.receive(18), b"carol\nwhat follows", "greeting and echo")
+        expect_equal(daemon.descriptors(), before, "descriptors")
 
 
 @scene(over=ALL)

@@ -1,12 +1,16 @@
 """plugin: a handler in a shared object: every ending told once and in order, reloads, what is refused; and whether one
 can be built with nothing but what is installed."""
 
+import fcntl
 import os
 import re
 import shlex
 import shutil
+import socket
+import struct
 import subprocess
 import tempfile
+import termios
 from errno import ECONNRESET, ETIMEDOUT
 from pathlib import Path
 
@@ -89,6 +93,11 @@ class Recorded(Daemon):
         expect_equal(calls[-1][0], "shutdown", "the last call of all")
 
 
+def unread(client):
+    """How much of what it sent the daemon has not read (UNIX sockets)."""
+    return struct.unpack("i", fcntl.ioctl(client.socket, termios.TIOCOUTQ, b"\0" * 4))[0]
+
+
 def by_handler(daemon, client, **options):
     return daemon.expect_ended(client, "handler", **options)
 
@@ -116,6 +125,25 @@ def every_ending_of_the_peer(kind):
         daemon.check_books()
         daemon.stop()
         daemon.expect_balance()
+
+
+@scene(over=("discard", "plugin"))
+def descriptors_in_the_middle(handler):
+    # Nobody asked for them: they are closed at once, and what is behind them is read.
+    config = SERVED.format(keys="")
+    with Recorded(config if handler == "plugin" else config.replace("plugin:<dir>/recorder.so", "discard")) as daemon:
+        client = daemon.connect_ready("unix")
+        reading_fd, writing_fd = os.pipe()
+        with daemon.frozen():
+            client.send(b"before")
+            socket.send_fds(client.socket, [b"with"], [writing_fd])
+            client.send(b"behind")
+        os.close(writing_fd)
+        expect_equal(os.read(reading_fd, 1), b"", "read from a pipe that nobody has any more")
+        os.close(reading_fd)
+        eventually(lambda: unread(client) == 0, "every byte is read")
+        client.close()
+        daemon.wait_ended(client, "eof", TETHERD_BYTES_RECEIVED=16)
 
 
 @scene()
