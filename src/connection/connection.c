@@ -685,6 +685,7 @@ void connection_step(struct connection *c, enum connection_event event)
 
         if (edge.action == ACTION_SERVE) {
                 c->received_usec = now(c);
+                c->paused_msec = 0;
                 c->ready = span_pack(now(c) - c->accepted_usec);
         }
         connection_enter(c, edge.next);

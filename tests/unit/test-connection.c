@@ -1899,6 +1899,33 @@ START_TEST(test_connection_plugin_pause)
 }
 END_TEST
 
+/* How long it was paused before it was ready does not count: neither does the idle time. */
+START_TEST(test_connection_plugin_pause_before)
+{
+        const struct connection *c;
+        uint64_t since_usec;
+        int fd;
+
+        begin_plugin();
+        guest.in_accept = pause_it;
+        guest.handshake = TETHERD_PENDING;
+        listening.idle_timeout = USEC_PER_SEC;
+        listen_at("127.0.0.1:7400");
+        since_usec = loop_now(loop);
+        fd = client_new();
+        while (!guest.first || guest.first->state != GUEST_PENDING || loop_now(loop) < since_usec + 20 * MSEC)
+                ck_assert_int_eq(loop_turn(loop, MSEC), 0);
+        ck_assert_int_eq(tetherd_resume(guest.first), 0);
+        ck_assert_int_eq(tetherd_ready(guest.first), 0);
+        turns_until(&told.n_ready, 1);
+        c = only(CONNECTION_READY);
+        ck_assert_uint_eq(c->timer.deadline_usec, c->received_usec + USEC_PER_SEC);
+        (void)close(fd);
+        turns_until(&told.n_closed, 1);
+        finish();
+}
+END_TEST
+
 /* A peer that is gone: what it sent before comes first, also where a send was the first to notice. */
 START_TEST(test_connection_plugin_breaks)
 {
@@ -2167,7 +2194,7 @@ UNIT_MAIN("connection", test_connection_endings, test_connection_half_closed, te
           test_connection_moves, test_connection_moves_unsent_bytes, test_connection_moves_half_closed,
           test_connection_bad_records, test_connection_plugin, test_connection_plugin_ends_it,
           test_connection_plugin_pending, test_connection_plugin_ends_others, test_connection_plugin_send,
-          test_connection_plugin_greets, test_connection_plugin_pause, test_connection_plugin_breaks,
-          test_connection_plugin_half_closed, test_connection_plugin_admission,
+          test_connection_plugin_greets, test_connection_plugin_pause, test_connection_plugin_pause_before,
+          test_connection_plugin_breaks, test_connection_plugin_half_closed, test_connection_plugin_admission,
           test_connection_plugin_without_callbacks, test_connection_plugin_refuses_to_listen,
           test_connection_plugin_is_replaced, test_connection_plugin_thread)
