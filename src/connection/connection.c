@@ -127,7 +127,7 @@ static struct deadline connection_deadline(const struct connection *c)
                 break;
         case CONNECTION_READY:
                 if (wants_to_receive(c) && !connection_is_given(c))
-                        deadline_consider(&deadline, c->received_usec + c->paused_msec * USEC_PER_MSEC,
+                        deadline_consider(&deadline, c->received_usec + span_unpack(c->paused),
                                           c->config->idle_timeout, CAUSE_IDLE_TIMEOUT);
                 break;
         case CONNECTION_HALF_CLOSED:
@@ -173,6 +173,11 @@ void connection_rearm(struct connection *c)
 {
         source_want(&c->source, loop_of(c), connection_wanted(c));
         timer_arm(loop_wheel(loop_of(c)), &c->timer, connection_deadline(c).usec);
+}
+
+void connection_was_paused(struct connection *c, uint64_t since_usec)
+{
+        c->paused = span_pack(span_unpack(c->paused) + now(c) - MIN(since_usec, now(c)));
 }
 
 /* The only writer of the state. A closed connection is not counted: it waits for its burial. */
@@ -685,7 +690,7 @@ void connection_step(struct connection *c, enum connection_event event)
 
         if (edge.action == ACTION_SERVE) {
                 c->received_usec = now(c);
-                c->paused_msec = 0;
+                c->paused = 0;
                 c->ready = span_pack(now(c) - c->accepted_usec);
         }
         connection_enter(c, edge.next);

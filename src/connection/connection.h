@@ -77,10 +77,10 @@ struct connection {
         uint64_t bytes_received;
         uint64_t bytes_sent;
         struct address remote;
-        uint32_t shaken;      /* so long after accepted_usec; this and the next two are packed (clock.h) */
-        uint32_t ready;       /* likewise */
-        uint32_t fin;         /* so long after received_usec came a FIN that is kept; 0: none */
-        uint32_t paused_msec; /* since received_usec we did not want to read for so long */
+        uint32_t shaken; /* so long after accepted_usec; this and the next three are packed (clock.h) */
+        uint32_t ready;  /* likewise */
+        uint32_t fin;    /* so long after received_usec came a FIN that is kept; 0: none */
+        uint32_t paused; /* since received_usec we did not want to read for so long */
         int fd;
         uint8_t state;   /* enum connection_state */
         bool is_unix;    /* its socket; `remote` may be what a PROXY header says */
@@ -170,6 +170,9 @@ void connection_shaken(struct connection *connection);
 
 /* `output` came or went: what the connection is woken for, and its deadline, change with it. */
 void connection_rearm(struct connection *connection);
+
+/* Since then, and until now, we did not want to read. */
+void connection_was_paused(struct connection *connection, uint64_t since_usec);
 
 /* What is unsent, NULL: nothing; and where that stands. Not once it has ended. */
 struct output *connection_output(const struct connection *connection);

@@ -359,7 +359,7 @@ int tetherd_resume(struct tetherd_connection *guest)
         if (guest->paused_usec == 0)
                 return 0;
         guest->paused_usec = 0;
-        c->paused_msec += (uint32_t)((loop_now(host.connections->loop) - since_usec) / USEC_PER_MSEC);
+        connection_was_paused(c, since_usec);
         rearm(guest);
         return 0;
 }

@@ -28,7 +28,7 @@ void snapshot_write(const struct connection *c, bool is_last, FILE *file)
         fields_write_u64(file, "received", c->received_usec);
         fields_write_u64(file, "bytes_received", c->bytes_received);
         fields_write_u64(file, "bytes_sent", c->bytes_sent);
-        fields_write_u64(file, "paused", c->paused_msec);
+        fields_write_u64(file, "paused", span_unpack(c->paused) / USEC_PER_MSEC);
         if (output) {
                 fields_write_u64(file, "blocked", output->blocked_usec);
                 (void)fputs("unsent=", file);
@@ -111,7 +111,7 @@ int snapshot_read(struct connection *c, char *const *fields, int fd)
         c->received_usec = number(fields, "received");
         c->bytes_received = number(fields, "bytes_received");
         c->bytes_sent = number(fields, "bytes_sent");
-        c->paused_msec = (uint32_t)number(fields, "paused");
+        c->paused = span_pack(number(fields, "paused") * USEC_PER_MSEC);
         if (!number(fields, "is_last")) {
                 c->fin = fin_usec > 0; /* as far as counting is concerned */
                 stream_recount(c, fd);

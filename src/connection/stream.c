@@ -56,7 +56,7 @@ static void count_received(struct connection *c, size_t n)
 {
         c->bytes_received += n;
         c->received_usec = loop_now(shared(c)->loop);
-        c->paused_msec = 0;
+        c->paused = 0;
 }
 
 /* Takes what has come, and is not wanted any more, but where a plugin hears it; returns what the last recv said. */
@@ -188,8 +188,7 @@ static void flush(struct connection *c)
                 output->n_sent += (size_t)n;
                 c->bytes_sent += (size_t)n;
                 if (!c->is_guest)
-                        c->paused_msec += (uint32_t)((loop_now(shared(c)->loop) - output->blocked_usec) /
-                                                     USEC_PER_MSEC);
+                        connection_was_paused(c, output->blocked_usec);
                 output->blocked_usec = loop_now(shared(c)->loop);
         }
         if (output->n_sent == output->n_bytes) {

@@ -1858,6 +1858,7 @@ END_TEST
 /* While it is paused nothing is received and no idle time passes; a FIN waits, a reset does not. */
 START_TEST(test_connection_plugin_pause)
 {
+        const uint64_t days = 60 * 86400 * USEC_PER_SEC; /* more milliseconds than 32 bits hold */
         int fd;
 
         begin_plugin();
@@ -1871,6 +1872,7 @@ START_TEST(test_connection_plugin_pause)
                 turns(1);
         client_send(fd, "two");
         (void)shutdown(fd, SHUT_WR);
+        only(CONNECTION_READY)->paused = span_pack(days); /* it was before, too */
         for (uint64_t end = clock_usec(CLOCK_MONOTONIC) + 50 * MSEC; clock_usec(CLOCK_MONOTONIC) < end;)
                 ck_assert_int_eq(loop_turn(loop, 10 * MSEC), 0);
         ck_assert_uint_eq(told.n_closed, 0);
@@ -1878,6 +1880,7 @@ START_TEST(test_connection_plugin_pause)
         guest.in_receive = NULL;
         ck_assert_int_eq(tetherd_resume(guest.first), 0);
         ck_assert_int_eq(tetherd_resume(guest.first), 0);
+        ck_assert_uint_gt(only(CONNECTION_READY)->timer.deadline_usec, days);
         turns_until(&told.n_closed, 1);
         ck_assert_str_eq(guest.bytes, "two");
         check_plugin_ending("eof", "receive", 0, "ready");
