@@ -88,8 +88,10 @@ static enum cause cause_of_remains(const struct observation *o)
 
 bool cause_is_over(const struct observation *o)
 {
-        if (!o->is_hung_up || !o->has_info)
+        if (!o->is_hung_up)
                 return true;
+        if (!o->has_info) /* a UNIX socket: behind a FIN, the program may have shut its end just as well */
+                return !o->was_half_closed;
         return o->info.tcpi_state == STATE_CLOSE && (has_timed_out(o) || !info_is_finished(&o->info));
 }
 

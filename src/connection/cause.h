@@ -69,7 +69,8 @@ struct ending cause_decide(const struct observation *observation);
 
 /*
  * Whether a socket that we share is done with. Not while only this end is shut, by whom we share it with, nor after both
- * ends were shut in order: then it is the program's to end.
+ * ends were shut in order: then it is the program's to end. On UNIX sockets that is not to be told from a full close, so
+ * it goes by what came first: the peer's FIN, or all at once.
  */
 bool cause_is_over(const struct observation *observation);
 

@@ -446,6 +446,28 @@ def it_shuts_the_connection_in_order():
         expect_exit(daemon, client, TETHERD_BYTES_RECEIVED=2, TETHERD_BYTES_SENT=3)
 
 
+@scene(over=ALL)
+def the_client_half_closes_and_it_shuts_the_rest(kind):
+    # Both ends are shut here as well, and yet it has something to do.
+    script = {"linger": "exec python3 -c 'import os, socket; s = socket.socket(fileno=0); s.recv(9); s.recv(9)\n"
+                        "f = open(\"<dir>/go\"); f.read(); s.sendall(b\"bye\"); s.shutdown(1)\n"
+                        "f = open(\"<dir>/go\"); f.read(); s.detach()'"}
+    other = "[listener:other]\nlisten = <abstract>\nhandler = echo\n"
+    with Daemon(config("<linger>", more=other), scripts=script) as daemon:
+        os.mkfifo(daemon.directory / "go")
+        client = daemon.connect_ready(kind).send(b"hi").half_close()
+        daemon.barrier("abstract")
+        (daemon.directory / "go").write_text("x")
+        expect_equal(client.receive_rest(), b"bye", "what the client gets")
+        daemon.barrier("abstract")
+        client.close()
+        daemon.barrier("abstract")
+        daemon.poll_records()
+        expect(not daemon.endings(client.id), f"it was ended: {daemon.endings(client.id)}")
+        (daemon.directory / "go").write_text("x")
+        expect_exit(daemon, client)
+
+
 @scene()
 def it_ignores_sigterm():
     with Daemon(config("<stubborn>", of_resource="socket = stdio\nrelease_timeout = 400ms"),

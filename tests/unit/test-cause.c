@@ -130,6 +130,7 @@ START_TEST(test_cause_of_remains)
         } remains[] = {
                 /* clang-format off */
                 { "UNIX close", { .is_hung_up = true }, CAUSE_EOF },
+                { "UNIX close or the program's shutdown, after a FIN", { .is_hung_up = true, .was_half_closed = true }, CAUSE_NONE },
                 { "RST", { .info = { .tcpi_state = 7, .tcpi_bytes_acked = 5, .tcpi_bytes_sent = 5 } }, CAUSE_RESET },
                 { "RST, something on its way", { .info = { .tcpi_state = 7, .tcpi_bytes_sent = 5 } }, CAUSE_RESET },
                 { "RST after a FIN", { .was_half_closed = true, .has_unsent = true, .info = { .tcpi_state = 7, .tcpi_bytes_sent = 5 } },
