@@ -472,6 +472,11 @@ static void connection_timer(struct timer *timer)
                 return;
         }
         /* Bytes, or an end, that wait to be read were there first, however late this turn is. */
+        if (deadline.cause == CAUSE_HANDSHAKE_TIMEOUT) {
+                stream_event(&c->source);
+                if (c->state != CONNECTION_HANDSHAKE)
+                        return;
+        }
         if (deadline.cause == CAUSE_IDLE_TIMEOUT && poll(&poll_fd, 1, 0) > 0) {
                 c->source.pending |= EPOLLIN;
                 connection_rearm(c);

@@ -1,8 +1,9 @@
 """handshake: the hello line in any slices, what it may hold, silence, probes, and the greeting."""
 
+import select
 import socket
 
-from harness import MARK, Daemon, expect, expect_equal, main, scene
+from harness import MARK, SLOW, Daemon, expect, expect_equal, main, scene
 
 ALL = ("tcp4", "tcp6", "unix")
 
@@ -144,6 +145,26 @@ def silence_in_the_handshake(kind):
             record = daemon.wait_ended(client, "handshake-timeout", event="rejected", state="handshake", PRIORITY=5)
             expect(int(record["TETHERD_DURATION_USEC"]) >= 400_000, f"too early: {record['MESSAGE']}")
         expect(not daemon.effects(), f"something was loaded: {daemon.effects()}")
+
+
+@scene(over=ALL)
+def in_time_but_the_daemon_is_late(kind):
+    # What was there when the time was over counts, and no more than that.
+    with Daemon(hello_listener(f"greeting = %h\nhandshake_timeout = {2 * SLOW:g}s")) as daemon:
+        hello, fin, half = (daemon.connect(kind) for _ in range(3))
+        for client in (hello, fin, half):
+            daemon.wait_record("accepted", TETHERD_CONNECTION=client.id)
+        with daemon.frozen():
+            hello.send(b"carol\n")
+            fin.half_close()
+            half.send(b"da").socket.send(b"!", socket.MSG_OOB)
+            select.select([], [], [], 2.5 * SLOW)
+            half.send(b"v")
+        expect_equal(hello.receive_line(), "carol\n", "greeting")
+        hello.close()
+        daemon.wait_ended(hello, "eof", TETHERD_IDENTITY="carol")
+        daemon.wait_ended(fin, "eof", event="rejected", state="handshake", PRIORITY=7)
+        daemon.wait_ended(half, "handshake-timeout", event="rejected", state="handshake", TETHERD_BYTES_RECEIVED=3)
 
 
 @scene()
