@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <sys/eventfd.h>
 
-#define LOG_LINE_MAX 2048
+#define LOG_LINE_MAX 2048     /* with its NUL */
 #define EVENT_DUE    EPOLLPRI /* of the eventfd, which has none: something is due */
 
 struct errand {
@@ -394,14 +394,21 @@ const char *tetherd_remote(struct tetherd_connection *guest, uint16_t *ret_port)
         return host_and_port(&guest->connection->remote, text, ret_port);
 }
 
-const char *tetherd_local(struct tetherd_connection *guest, uint16_t *ret_port)
+static struct address local_of(const struct tetherd_connection *guest)
 {
-        static char text[ADDRESS_TEXT_MAX];
         struct address local;
 
         if (guest->local)
-                return host_and_port(guest->local, text, ret_port);
+                return *guest->local;
         connection_local(guest->connection, &local);
+        return local;
+}
+
+const char *tetherd_local(struct tetherd_connection *guest, uint16_t *ret_port)
+{
+        static char text[ADDRESS_TEXT_MAX];
+        struct address local = local_of(guest);
+
         return host_and_port(&local, text, ret_port);
 }
 
@@ -424,7 +431,6 @@ struct tetherd_listener *tetherd_listener(const struct tetherd_connection *guest
 
 void tetherd_log(const struct tetherd_connection *guest, int priority, const char *format, ...)
 {
-        static const struct address unknown = { .family = AF_UNSPEC };
         char line[LOG_LINE_MAX];
         va_list arguments;
 
@@ -439,8 +445,8 @@ void tetherd_log(const struct tetherd_connection *guest, int priority, const cha
                 return;
         }
 
-        struct event_connection facts =
-                connection_facts(guest->connection, guest->local ? guest->local : &unknown);
+        struct address local = local_of(guest);
+        struct event_connection facts = connection_facts(guest->connection, &local);
 
         event_said(host.connections->journal, &facts, guest->hosted->plugin->table.name, priority, line);
 }

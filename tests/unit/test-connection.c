@@ -38,7 +38,8 @@ static struct {
         char cause[32], state[32], operation[32], identity[64], sentence[64], said[64];
         int error, priority;
         uint64_t bytes_received, bytes_sent;
-        uint16_t port; /* where it listens */
+        uint16_t port, said_port; /* where it listens, and where a plugin says so */
+        size_t said_length;
 } told;
 
 static void note_ending(const struct event_connection *connection, const struct event_ending *ending)
@@ -116,6 +117,8 @@ void event_said(struct journal *journal _unused_, const struct event_connection 
                 const char *plugin, int priority _unused_, const char *line)
 {
         (void)snprintf(told.said, sizeof(told.said), "%" PRIu64 " %s %s", connection->id, plugin, line);
+        told.said_port = connection->local->port;
+        told.said_length = strlen(line);
 }
 
 const char *config_where(const struct config *c _unused_, const char *section, const char *key,
@@ -1499,6 +1502,9 @@ static void ask_all(struct tetherd_connection *c)
         ck_assert_uint_eq(tetherd_connection_id(c), 1);
         tetherd_log(c, LOG_INFO, "%d of %s", 1, "one");
         ck_assert_str_eq(told.said, "1 tester 1 of one");
+        ck_assert_uint_eq(told.said_port, told.port);
+        tetherd_log(c, LOG_INFO, "%3000s", "x");
+        ck_assert_uint_eq(told.said_length, 2047);
 }
 
 static void ask_everything(struct tetherd_connection *c)

@@ -171,8 +171,8 @@ TETHERD_PUBLIC struct tetherd_listener *tetherd_listener(const struct tetherd_co
 TETHERD_PUBLIC const char *tetherd_listener_name(const struct tetherd_listener *listener);
 
 /*
- * Writes a line to the log, with the id of the connection where one is given. Priorities are those of syslog(3), from
- * LOG_ERR to LOG_DEBUG. Lines are cut at 2048 bytes.
+ * Writes a line to the log, with the fields of the connection where one is given. Priorities are those of syslog(3),
+ * from LOG_ERR to LOG_DEBUG. Lines are cut at 2047 bytes.
  */
 TETHERD_PRINTF_(3, 4)
 TETHERD_PUBLIC void tetherd_log(const struct tetherd_connection *connection, int priority, const char *format,
