@@ -93,19 +93,22 @@ static void end_broken(struct connection *c, enum operation operation, int error
 
 /* ---- sending ---- */
 
-static ssize_t send_some(int fd, const uint8_t *bytes, size_t n)
+/* How many bytes went out, or a negative errno, with which some may have gone out as well; all of them are counted. */
+static ssize_t send_some(struct connection *c, const uint8_t *bytes, size_t n)
 {
         size_t n_sent = 0;
 
         while (n_sent < n) {
-                ssize_t r = send(fd, bytes + n_sent, n - n_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+                ssize_t r = send(c->fd, bytes + n_sent, n - n_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
 
-                if (r >= 0)
-                        n_sent += (size_t)r;
-                else if (errno == EAGAIN)
+                if (r < 0 && errno == EAGAIN)
                         break;
-                else if (errno != EINTR)
+                if (r < 0 && errno != EINTR)
                         return -errno;
+                if (r > 0) {
+                        n_sent += (size_t)r;
+                        c->bytes_sent += (size_t)r;
+                }
         }
         return (ssize_t)n_sent;
 }
@@ -141,14 +144,13 @@ int stream_send(struct handler_peer *peer, const void *bytes, size_t n)
         struct connection *c = (struct connection *)peer;
         struct output **output = connection_output_slot(c);
         bool was_empty = !*output;
-        ssize_t n_sent = was_empty ? send_some(c->fd, bytes, n) : 0;
+        ssize_t n_sent = was_empty ? send_some(c, bytes, n) : 0;
         int r;
 
         assert(was_empty ||
                c->is_guest); /* nothing is read, so nothing answered, while something is unsent */
         if (n_sent < 0)
                 return (int)n_sent;
-        c->bytes_sent += (size_t)n_sent;
         if ((size_t)n_sent == n)
                 return 0;
         r = output_append(output, (const uint8_t *)bytes + n_sent, n - (size_t)n_sent,
@@ -168,17 +170,14 @@ void stream_finish(struct connection *c)
 
 void stream_say_last(struct connection *c, const char *line)
 {
-        ssize_t n = send_some(c->fd, (const uint8_t *)line, strlen(line));
-
-        if (n > 0)
-                c->bytes_sent += (size_t)n;
+        (void)send_some(c, (const uint8_t *)line, strlen(line));
         stream_finish(c);
 }
 
 static void flush(struct connection *c)
 {
         struct output *output = connection_output(c);
-        ssize_t n = send_some(c->fd, output->bytes + output->n_sent, output->n_bytes - output->n_sent);
+        ssize_t n = send_some(c, output->bytes + output->n_sent, output->n_bytes - output->n_sent);
 
         if (n < 0) {
                 end_broken(c, OPERATION_SEND, (int)-n);
@@ -186,7 +185,6 @@ static void flush(struct connection *c)
         }
         if (n > 0) {
                 output->n_sent += (size_t)n;
-                c->bytes_sent += (size_t)n;
                 if (!c->is_guest)
                         connection_was_paused(c, output->blocked_usec);
                 output->blocked_usec = loop_now(shared(c)->loop);

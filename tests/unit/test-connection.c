@@ -290,6 +290,23 @@ static struct connection *only(enum connection_state state)
         return c;
 }
 
+/* In the place of libc's: where `send_breaks`, the next call sends 2 bytes, and the one after it finds a RST. */
+static bool send_breaks;
+
+ssize_t send(int fd, const void *bytes, size_t n, int flags)
+{
+        static bool is_broken;
+
+        if (is_broken) {
+                is_broken = false;
+                errno = ECONNRESET;
+                return -1;
+        }
+        is_broken = send_breaks;
+        send_breaks = false;
+        return sendto(fd, bytes, is_broken ? 2 : n, flags, NULL, 0);
+}
+
 /* ---- lives ---- */
 
 START_TEST(test_connection_endings)
@@ -644,6 +661,28 @@ START_TEST(test_connection_echo)
         ck_assert_str_eq(told.cause, "eof");
         ck_assert_uint_eq(told.bytes_received, n_sent);
         ck_assert_uint_eq(told.bytes_sent, n_sent);
+        (void)close(fd);
+        finish();
+}
+END_TEST
+
+/* What went out before the connection broke counts. */
+START_TEST(test_connection_breaks_in_the_middle)
+{
+        int fd;
+
+        begin();
+        listening.handler = HANDLER_ECHO;
+        listen_at("127.0.0.1:7400");
+        fd = client_new();
+        turns_until(&told.n_ready, 1);
+        client_send(fd, "hello");
+        send_breaks = true;
+        turns_until(&told.n_closed, 1);
+        ck_assert_str_eq(told.cause, "reset");
+        ck_assert_str_eq(told.operation, "send");
+        ck_assert_int_eq(told.error, ECONNRESET);
+        ck_assert_uint_eq(told.bytes_sent, 2);
         (void)close(fd);
         finish();
 }
@@ -2195,15 +2234,16 @@ END_TEST
 UNIT_MAIN("connection", test_connection_endings, test_connection_half_closed, test_connection_timeouts,
           test_connection_hello, test_connection_probe, test_connection_dies_while_loading,
           test_connection_load_fails, test_connection_greeting, test_connection_storm, test_connection_echo,
-          test_connection_limit, test_connection_shutdown, test_connection_outlives_its_listener,
-          test_connection_given, test_connection_given_unread, test_connection_given_deaths,
-          test_connection_given_reset_ends_program, test_connection_given_is_left_alone,
-          test_connection_given_is_ended, test_connection_given_and_refused,
-          test_connection_given_long_greeting, test_connection_unix, test_connection_unix_stalled,
-          test_connection_moves, test_connection_moves_unsent_bytes, test_connection_moves_half_closed,
-          test_connection_bad_records, test_connection_plugin, test_connection_plugin_ends_it,
-          test_connection_plugin_pending, test_connection_plugin_ends_others, test_connection_plugin_send,
-          test_connection_plugin_greets, test_connection_plugin_pause, test_connection_plugin_pause_before,
-          test_connection_plugin_breaks, test_connection_plugin_half_closed, test_connection_plugin_admission,
+          test_connection_breaks_in_the_middle, test_connection_limit, test_connection_shutdown,
+          test_connection_outlives_its_listener, test_connection_given, test_connection_given_unread,
+          test_connection_given_deaths, test_connection_given_reset_ends_program,
+          test_connection_given_is_left_alone, test_connection_given_is_ended,
+          test_connection_given_and_refused, test_connection_given_long_greeting, test_connection_unix,
+          test_connection_unix_stalled, test_connection_moves, test_connection_moves_unsent_bytes,
+          test_connection_moves_half_closed, test_connection_bad_records, test_connection_plugin,
+          test_connection_plugin_ends_it, test_connection_plugin_pending, test_connection_plugin_ends_others,
+          test_connection_plugin_send, test_connection_plugin_greets, test_connection_plugin_pause,
+          test_connection_plugin_pause_before, test_connection_plugin_breaks,
+          test_connection_plugin_half_closed, test_connection_plugin_admission,
           test_connection_plugin_without_callbacks, test_connection_plugin_refuses_to_listen,
           test_connection_plugin_is_replaced, test_connection_plugin_thread)
