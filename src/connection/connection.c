@@ -734,8 +734,9 @@ static void connection_init(struct connection *c, struct listener *listener, int
 
 static struct ending unregistered(int r)
 {
+        /* epoll_ctl(2): ENOSPC is max_user_watches, which all processes of a user share. */
         return (struct ending){
-                .cause = errno_is_exhaustion(-r) ? CAUSE_EXHAUSTED : CAUSE_ERROR,
+                .cause = r == -ENOSPC || errno_is_exhaustion(-r) ? CAUSE_EXHAUSTED : CAUSE_ERROR,
                 .operation = OPERATION_ACCEPT,
                 .error = -r,
         };

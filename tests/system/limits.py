@@ -1,5 +1,6 @@
 """limits: at max_connections, and out of descriptors, accepting pauses and goes on by itself."""
 
+import errno
 import os
 import resource
 import select
@@ -73,6 +74,19 @@ def max_connections_of_the_daemon():
         n, seconds = len(daemon.find("accept-paused")), time.monotonic() - began
         expect(n <= 1 + seconds / 5, f"it was said {n} times in {seconds:.1f} s, not at most once in 5 s")
         clients[3].echo()
+
+
+@scene(over=("ENOSPC", "ENOMEM"))
+def no_more_watches(what):
+    # fs.epoll.max_user_watches is shared by all processes of a user.
+    with Daemon(config()) as daemon:
+        other = daemon.connect_ready().echo()
+        with daemon.failing("epoll_ctl", what, ":when=1"):
+            expect_equal(daemon.connect().receive_rest(), b"", "what the client gets")
+            daemon.wait_record("rejected", TETHERD_CAUSE="exhausted", TETHERD_OPERATION="accept",
+                               TETHERD_STATE="accept", ERRNO=getattr(errno, what), PRIORITY=5)
+        daemon.connect().echo()
+        other.echo()
 
 
 @scene()
