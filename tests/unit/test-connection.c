@@ -1944,6 +1944,25 @@ START_TEST(test_connection_plugin_pause)
         ck_assert_str_eq(guest.bytes, "two"); /* came before the reset */
         check_plugin_ending("reset", "receive", ECONNRESET, "ready");
         finish();
+
+        /* On a UNIX socket a close is no mere FIN. */
+        begin_plugin();
+        guest.in_receive = pause_it;
+        listen_at("@tetherd-test-pause");
+        fd = client_new_unix();
+        turns_until(&told.n_ready, 1);
+        client_send(fd, "one");
+        while (guest.n_received < 3)
+                turns(1);
+        client_send(fd, "two");
+        client_end(fd, 'h');
+        turns(4);
+        ck_assert_str_eq(guest.bytes, "one");
+        client_end(fd, 'c');
+        turns_until(&told.n_closed, 1);
+        ck_assert_str_eq(guest.bytes, "two");
+        check_plugin_ending("eof", "receive", 0, "ready");
+        finish();
 }
 END_TEST
 

@@ -140,7 +140,8 @@ TETHERD_PUBLIC int tetherd_ready(struct tetherd_connection *connection);
 
 /*
  * Stops receiving, and goes on with it; idle_timeout stands still meanwhile. A FIN waits behind what is not received;
- * when the connection breaks, what came before is received at once. 0 or -ENOTCONN.
+ * when the connection breaks, or the peer of a UNIX socket closes it, what came before is received at once. 0 or
+ * -ENOTCONN.
  */
 TETHERD_PUBLIC int tetherd_pause(struct tetherd_connection *connection);
 TETHERD_PUBLIC int tetherd_resume(struct tetherd_connection *connection);
