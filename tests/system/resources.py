@@ -353,6 +353,20 @@ def directory_that_exists_is_a_failed_load():
 
 
 @scene()
+def directory_of_nobody_is_a_failed_load():
+    config = (listener("who, workdir", "hello = yes") + resource("who", "<who> %h", "/bin/true") +
+              "[resource:workdir]\ntype = directory\npath = <dir>/people/%{who}\n")
+    with Daemon(config, scripts={"who": '[ "$1" = nobody ] || echo "$1"'}) as daemon:
+        nobody = daemon.connect().send(b"nobody\n")  # first, when the folder that all of them share is not there yet
+        daemon.wait_ended(nobody, "load-failed", state="loading", TETHERD_RESOURCE="workdir")
+        alice = daemon.connect().send(b"alice\n")
+        daemon.wait_ready(alice)
+        nobody = daemon.connect().send(b"nobody\n")
+        daemon.wait_ended(nobody, "load-failed", state="loading", TETHERD_RESOURCE="workdir")
+        expect((daemon.directory / "people/alice").is_dir(), "the directory of another connection is gone")
+
+
+@scene()
 def directory_replaced_by_another_is_left_alone():
     config = listener("workdir") + "[resource:workdir]\ntype = directory\npath = <dir>/connections/%i\n"
     with Daemon(config) as daemon:
