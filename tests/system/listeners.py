@@ -124,6 +124,24 @@ def socket_mode_and_owner():
 
 
 @scene()
+def longest_path():
+    with Daemon("[listener:other]\nlisten = <tcp4>\n" + MARK) as daemon:
+        folder = str(daemon.directory / ("x" * 97))[:97]
+        path = folder + "/123456789"
+        expect_equal(len(path), 107, "bytes that sun_path has for a name")
+        os.mkdir(folder)
+        daemon.configure(listener(path))
+        daemon.reload()
+        daemon.wait_record("listening", TETHERD_LISTENER="a")
+        expect_equal(os.listdir(folder), ["123456789"], "files")
+        connect_to(daemon, socket.AF_UNIX, path).echo().close()
+        daemon.configure("[listener:other]\nlisten = <tcp4>\n" + MARK)
+        daemon.reload()
+        daemon.wait_record("stopped-listening", TETHERD_LISTENER="a")
+        expect_equal(os.listdir(folder), [], "files")
+
+
+@scene()
 def accepting_sets_no_option():
     with Daemon(listener("<tcp4>, <tcp6>", "detect_within = 60s\nreceive_buffer = 64K\nsend_buffer = 64K")) as daemon:
         with daemon.traced("-f", "-e", "trace=setsockopt,accept4,accept") as trace:
