@@ -362,6 +362,27 @@ def listener_goes_while_connected():
 
 
 @scene()
+def listener_comes_back_while_connected():
+    other = "[listener:other]\nlisten = <abstract>\nhandler = echo\n"
+    with Recorded(SERVED.format(keys="") + other) as daemon:
+        client = daemon.connect_ready()
+        for keys in ("enabled = no", ""):
+            daemon.configure(SERVED.format(keys=keys) + other)
+            daemon.reload()
+        daemon.wait_record("reloaded", count=2)
+        expect_equal(len([line for line in daemon.calls() if line == ["prepare", "served", "bound"]]), 6,
+                     "sockets that it was shown: three at the start, and three when it came back")
+        client.send(b"echo")
+        expect_equal(client.receive(4), b"echo", "the answer")
+        client.close()
+        daemon.expect_ended(client, "eof")
+        daemon.expect_ended(daemon.connect_ready().close(), "eof")
+        expect(["shutdown", "served"] not in daemon.calls(), "shutdown came while it listens")
+        daemon.stop()
+        daemon.expect_balance()
+
+
+@scene()
 def changed_file_needs_a_restart():
     with Recorded(SERVED.format(keys="greeting = one")) as daemon:
         client = daemon.connect_ready()

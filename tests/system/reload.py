@@ -1,13 +1,14 @@
 """reload: SIGHUP applies a good file whole and a bad one not at all, and disturbs nobody who is connected."""
 
 import concurrent.futures
+import os
 import re
 import signal
 import socket
 import struct
 import threading
 
-from harness import MARK, SLOW, Daemon, eventually, expect, expect_equal, main, scene, tell
+from harness import MARK, SLOW, Daemon, eventually, expect, expect_equal, main, need_root, scene, tell
 
 HEAD = """
 [listener:stays]
@@ -200,6 +201,113 @@ def two_listeners_of_one_port_keep_their_sockets():
         daemon.wait_record("stopped-listening", TETHERD_LISTENER="another")
         daemon.connect().echo().close()
         daemon.idle_descriptors["socket"] -= 1
+
+
+# ---- what an open socket keeps ----
+
+
+def at(address, keys="", greeting="one"):
+    """A listener there, and another by which a reload is seen to have changed nothing."""
+    return HEAD.format(greeting=greeting).replace("<tcp4>", "<unix>") + f"""
+[listener:there]
+listen = {address}
+handler = echo
+resources = mark
+{keys}
+""" + MARK
+
+
+def expect_needs_a_restart(daemon, config, *says):
+    """A reload to this is refused, and changes nothing."""
+    daemon.configure(config)
+    daemon.reload()
+    record = daemon.wait_record("reload-failed", PRIORITY=3)
+    for text in (*says, "needs a restart"):
+        expect(text in record["MESSAGE"], f"no {text!r}: {record['MESSAGE']}")
+    expect_equal(greeting_of(daemon.connect("unix")), "one", "greeting of a new connection")
+    expect_equal(daemon.find("stopped-listening"), [], "listeners that closed a socket")
+
+
+@scene(over=("* is [::]", "mapped is IPv4"))
+def other_words_for_the_same_address(which):
+    before, after = {"* is [::]": ("*", "[::]"), "mapped is IPv4": ("127.0.0.1", "[::ffff:127.0.0.1]")}[which]
+    with Daemon(at(f"{before}:<port>")) as daemon:
+        daemon.addresses["there"] = (socket.AF_INET, ("127.0.0.1", daemon.names["port"]))
+        for now in (after, before):
+            connected = daemon.connect_ready("there")
+            daemon.configure(at(f"{now}:<port>"))
+            with daemon.frozen():
+                daemon.kill(signal.SIGHUP)
+                queued = daemon.connect("there")
+            connected.echo()
+            queued.echo()
+        daemon.wait_record("reloaded", count=2)
+        expect_equal(daemon.find("reload-failed"), [], "reloads that failed")
+        expect_equal(daemon.find("stopped-listening"), [], "listeners that closed a socket")
+        expect_equal(len(daemon.find("listening")), 2, "sockets that were opened")
+
+
+@scene()
+def an_address_that_overlaps_an_open_one_needs_a_restart():
+    with Daemon(at("127.0.0.1:<port>")) as daemon:
+        daemon.addresses["there"] = (socket.AF_INET, ("127.0.0.1", daemon.names["port"]))
+        expect_needs_a_restart(daemon, at("0.0.0.0:<port>", greeting="two"), "cannot listen at 0.0.0.0:", "overlaps")
+        daemon.connect("there").echo()
+
+
+@scene(over=("receive_buffer", "send_buffer"))
+def a_buffer_that_was_set_needs_a_restart(key):
+    with Daemon(at("<tcp4>", f"{key} = 64K")) as daemon:
+        expect_needs_a_restart(daemon, at("<tcp4>", greeting="two"), key)
+        daemon.connect().echo()
+        daemon.configure(at("<tcp4>", f"{key} = 32K", "three"))  # another is no such change
+        daemon.reload()
+        daemon.wait_record("reloaded")
+        expect_equal(greeting_of(daemon.connect("unix")), "three", "greeting of a new connection")
+
+
+@scene()
+def an_owner_that_is_not_named_any_more_is_taken_back():
+    need_root()
+    bare = at("<unix>").replace("[listener:stays]\nlisten = <unix>", "[listener:stays]\nlisten = <tcp4>")
+    owned = bare.replace("listen = <unix>", "listen = <unix>\nsocket_user = nobody\nsocket_group = nogroup")
+    with Daemon(bare) as daemon:
+        def owner():
+            status = os.stat(daemon.addresses["unix"][1])
+            return status.st_uid, status.st_gid
+        made = owner()
+        for config, wanted in ((owned, (65534, 65534)), (bare, made)):
+            daemon.configure(config)
+            daemon.reload()
+            expect_equal(owner(), wanted, "owner of the socket's file")
+        daemon.connect("unix").echo()
+
+
+# ---- a listener that comes back ----
+
+
+def away_and_back(daemon, config):
+    """The listener `other` is disabled by one reload, and enabled by the next."""
+    n = len(daemon.find("reloaded"))
+    daemon.configure(config.replace("[listener:other]", "[listener:other]\nenabled = no"))
+    daemon.reload()
+    daemon.wait_record("stopped-listening", TETHERD_LISTENER="other")
+    daemon.configure(config)
+    daemon.reload()
+    daemon.wait_record("reloaded", count=n + 2)
+
+
+@scene()
+def who_comes_back_still_counts_its_sources():
+    config = HEAD.format(greeting="one") + OTHER.format(kind="tcp6") + "max_connections_per_source = 1\n" + MARK
+    with Daemon(config) as daemon:
+        old = daemon.connect_ready("tcp6")
+        away_and_back(daemon, config)
+        second = daemon.connect("tcp6")
+        daemon.wait_ended(second, "limit", event="rejected", state="accept")
+        old.echo().close()
+        daemon.wait_ended(old, "eof")
+        daemon.connect("tcp6").echo()
 
 
 # ---- under load ----
