@@ -653,6 +653,7 @@ static void listener_retire(struct listener *listener)
 {
         listener->is_gone = true;
         listener->paused_usec = 0; /* nobody waits for it any more */
+        listener->is_pause_said = false;
         listener_free_if_unused(listener);
 }
 

@@ -310,6 +310,22 @@ def who_comes_back_still_counts_its_sources():
         daemon.connect("tcp6").echo()
 
 
+@scene()
+def who_comes_back_still_counts_its_connections():
+    config = HEAD.format(greeting="one") + OTHER.format(kind="tcp6") + "max_connections = 1\n" + MARK
+    with Daemon(config, {"log_level": "info"}) as daemon:
+        old = daemon.connect("tcp6").echo()
+        daemon.wait_record("accept-paused", TETHERD_LISTENER="other")
+        away_and_back(daemon, config)
+        waiting = daemon.connect("tcp6").send(b"let me in")
+        daemon.wait_record("accept-paused", TETHERD_LISTENER="other", count=2)
+        old.echo().close()
+        expect_equal(waiting.receive(9), b"let me in", "echo")
+        record = daemon.wait_record("accept-resumed", TETHERD_LISTENER="other")
+        expect_equal(len(daemon.find("accept-resumed")), 1, "times that it went on")
+        expect(int(record["TETHERD_DURATION_USEC"]) < 60e6 * SLOW, f"since it came back: {record['MESSAGE']}")
+
+
 # ---- under load ----
 
 N_RELOADS = 1000
