@@ -502,12 +502,10 @@ static int plan_endpoint(struct listener_plan *plan, const struct endpoint *endp
         return r;
 }
 
-/* What our unit may lack: a low port (below 1024, or as the machine has it), an owner for a socket's file. */
+/* What our unit may lack: a low port (below 1024, or as the machine has it). */
 static char *unit_hint(enum endpoint_kind kind, int error)
 {
-        if (kind == ENDPOINT_IP && error == -EACCES)
-                return unit_drop_in_hint("ports.conf");
-        return kind == ENDPOINT_UNIX && error == -EPERM ? unit_drop_in_hint("users.conf") : NULL;
+        return kind == ENDPOINT_IP && error == -EACCES ? unit_drop_in_hint("ports.conf") : NULL;
 }
 
 /* The plugin that the listener is to have: what it has now, or one at its beginning. */

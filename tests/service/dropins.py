@@ -132,7 +132,7 @@ def directories_of_another_user():
 def a_socket_of_another_user():
     with Service(CONFIG) as tetherd:
         config = listener().replace("127.0.0.1:7400", "/run/tetherd/games.sock") + "socket_user = games\n"
-        refused_until(tetherd, "users.conf", "listen", config)
+        refused_until(tetherd, "users.conf", "socket_user", config)
         expect_equal(machine().run("stat -c '%U %a' /run/tetherd/games.sock").strip(), "games 600", "owner and mode")
         tetherd.connect("/run/tetherd/games.sock", uid=5).receive_line()
 

@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 
-from harness import MARK, SLOW, Daemon, eventually, expect, expect_equal, main, need_root, scene, tell
+from harness import MARK, SLOW, Daemon, eventually, expect, expect_equal, main, need_program, need_root, scene, tell
 
 HEAD = """
 [listener:stays]
@@ -281,6 +281,23 @@ def an_owner_that_is_not_named_any_more_is_taken_back():
             daemon.reload()
             expect_equal(owner(), wanted, "owner of the socket's file")
         daemon.connect("unix").echo()
+
+
+@scene()
+def an_owner_that_it_may_not_give_to_changes_nothing():
+    need_root()
+    need_program("setpriv")
+    bare = at("<unix>").replace("[listener:stays]\nlisten = <unix>", "[listener:stays]\nlisten = <tcp4>")
+    with Daemon(bare, enter=["setpriv", "--bounding-set=-chown,-fowner"]) as daemon:
+        before = os.stat(daemon.addresses["unix"][1])
+        for key in ("socket_user = nobody", "socket_group = nogroup"):
+            daemon.configure(bare.replace("listen = <unix>", f"listen = <unix>\nsocket_mode = 0666\n{key}"))
+            daemon.reload()
+            daemon.wait_record("reload-failed", PRIORITY=3, MESSAGE=re.compile(
+                rf"tetherd\.conf:\d+: {key}: tetherd may not give sockets to others than itself"))
+            after = os.stat(daemon.addresses["unix"][1])
+            expect_equal((after.st_mode, after.st_uid, after.st_gid), (before.st_mode, before.st_uid, before.st_gid),
+                         "mode and owner of the socket's file")
 
 
 # ---- a listener that comes back ----
