@@ -4,7 +4,8 @@
  * (tcp_keepalive_timer()). Data under way ends it one retransmission timeout (RTO) of the path, for which a second
  * is allowed here, after the user timeout; without one, tcp_retries2 does, after about 15 minutes. A peer that
  * half-closed and then closes tells nothing: its kernel answers probes until its tcp_fin_timeout is over, and then
- * with RST. Both are the peer's and the path's business; the table says what is taken for them.
+ * with RST. Both are the peer's and the path's business; the table says what is taken for them. Where an interval or
+ * count is left to the kernel (tcp_tune()), it is taken to have its own defaults.
  */
 #include "connection/explain.h"
 #include "base/span.h"
@@ -13,19 +14,22 @@
 #define RETRANSMISSION_USEC (1 * USEC_PER_SEC)
 #define RETRIES_USEC        (924600 * USEC_PER_MSEC) /* tcp_retries2 = 15, ip-sysctl(5) */
 #define FIN_TIMEOUT_USEC    (60 * USEC_PER_SEC)      /* tcp_fin_timeout, likewise */
+#define INTERVAL_USEC       (75 * USEC_PER_SEC)      /* tcp_keepalive_intvl, likewise */
+#define N_PROBES            9                        /* tcp_keepalive_probes, likewise */
 
 static uint64_t idle_bound(const struct listener_config *c)
 {
-        uint64_t usec = deadline_after(c->keepalive_idle, c->keepalive_interval);
+        uint64_t idle = c->keepalive_idle;
+        uint64_t interval = c->keepalive_interval == USEC_INFINITY ? INTERVAL_USEC : c->keepalive_interval;
+        uint64_t n_probes = c->keepalive_count == 0 ? N_PROBES : c->keepalive_count;
 
-        if (c->keepalive_idle == USEC_INFINITY || c->keepalive_interval == USEC_INFINITY)
+        if (idle == USEC_INFINITY)
                 return USEC_INFINITY;
         if (c->user_timeout == USEC_INFINITY)
-                return c->keepalive_idle + c->keepalive_interval * c->keepalive_count;
-        if (usec < c->user_timeout)
-                usec += (c->user_timeout - usec + c->keepalive_interval - 1) / c->keepalive_interval *
-                        c->keepalive_interval;
-        return usec;
+                return idle + interval * n_probes;
+        if (idle + interval >= c->user_timeout)
+                return idle + interval;
+        return idle + (c->user_timeout - idle + interval - 1) / interval * interval;
 }
 
 struct detection detection_of(const struct listener_config *c)

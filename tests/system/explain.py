@@ -94,6 +94,19 @@ def without_a_user_timeout():
 
 
 @scene()
+def what_is_left_to_the_kernel():
+    def idle(keys, after):
+        expect_rows(keys, ("vanishes while idle (power, cable, NAT)", "keepalive", after, "keepalive-timeout"))
+    idle("keepalive_interval = infinity", "1min 30s")
+    idle("keepalive_interval = infinity\nuser_timeout = 2min", "2min 45s")
+    idle("keepalive_interval = infinity\nuser_timeout = infinity\nkeepalive_count = 3", "4min")
+    idle("detect_within = infinity\nkeepalive_idle = 9s", "11min 24s")
+    idle("detect_within = infinity\nkeepalive_idle = 9s\nkeepalive_interval = 1s", "18s")
+    idle("detect_within = infinity\nkeepalive_interval = 1s", "never")
+    idle("keepalive_idle = infinity", "never")
+
+
+@scene()
 def the_other_timeouts():
     expect_rows("hello = yes\nhandshake_timeout = 3s\nidle_timeout = 1h\nmax_age = 1d",
                 ("does not finish its handshake", "handshake_timeout", "3s", "handshake-timeout"),
