@@ -29,9 +29,15 @@ static size_t find_cut(const char *value, size_t room)
 
 static void print_value(FILE *file, const char *key, const char *value)
 {
-        size_t cut = find_cut(value, WIDTH - strlen(key) - strlen(" = "));
+        const char *separator = " = ";
+        size_t cut = find_cut(value, WIDTH - strlen(key) - strlen(separator));
 
-        (void)fprintf(file, cut > 0 ? "%s = %.*s" : "%s =%.*s", key, (int)cut, value);
+        /* The next line would be a comment; without the blanks there is as much room as in the file it comes from. */
+        if (cut == 0 && *value == '#') {
+                separator = "=";
+                cut = find_cut(value, WIDTH - strlen(key) - strlen(separator));
+        }
+        (void)fprintf(file, "%s%s%.*s", key, cut > 0 ? separator : " =", (int)cut, value);
         if (cut > 0)
                 value += cut + (value[cut] != '\0'); /* the blank that joins the lines */
         while (*value != '\0') {

@@ -538,6 +538,16 @@ START_TEST(test_print_text)
 }
 END_TEST
 
+static void assert_comes_back(const char *text, size_t length)
+{
+        _cleanup_(config_unrefp) struct config *config = load(text);
+        _cleanup_free_ char *printed = print(config);
+        _cleanup_(config_unrefp) struct config *again = load(printed);
+
+        ck_assert_uint_eq(strlen(config->listeners[0]->greeting), length);
+        ck_assert_str_eq(again->listeners[0]->greeting, config->listeners[0]->greeting);
+}
+
 /* A value of words that fill lines to the last byte still comes back, whatever the cut. */
 START_TEST(test_print_wrap)
 {
@@ -548,11 +558,7 @@ START_TEST(test_print_wrap)
                 word[length] = '\0';
                 for (unsigned i = 0; i < 3; i++)
                         (void)snprintf(text + strlen(text), sizeof(text) - strlen(text), " %s\n", word);
-                _cleanup_(config_unrefp) struct config *config = load(text);
-                ck_assert_uint_eq(strlen(config->listeners[0]->greeting), 3 * length + 2);
-                _cleanup_free_ char *printed = print(config);
-                _cleanup_(config_unrefp) struct config *again = load(printed);
-                ck_assert_str_eq(again->listeners[0]->greeting, config->listeners[0]->greeting);
+                assert_comes_back(text, 3 * length + 2);
         }
         leave();
 }
@@ -570,11 +576,26 @@ START_TEST(test_print_wrap_hash)
                 (void)strcat(hashes, " #");
         (void)snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s\n  x%s\n  x%s\n", hashes, hashes,
                        hashes);
-        _cleanup_(config_unrefp) struct config *config = load(text);
-        ck_assert_uint_eq(strlen(config->listeners[0]->greeting), 3 * 171 + 2);
-        _cleanup_free_ char *printed = print(config);
-        _cleanup_(config_unrefp) struct config *again = load(printed);
-        ck_assert_str_eq(again->listeners[0]->greeting, config->listeners[0]->greeting);
+        assert_comes_back(text, 3 * 171 + 2);
+        leave();
+}
+END_TEST
+
+/* Nor may one that it begins with, where only a line without blanks has room for it. */
+START_TEST(test_print_first_hash)
+{
+        enter();
+        for (size_t length = 185; length <= 189; length++) {
+                char text[1024], word[256];
+
+                memset(word, 'x', length);
+                word[0] = '#';
+                word[length] = '\0';
+                (void)snprintf(text, sizeof(text), "[listener:a]\nlisten=127.0.0.1:1\ngreeting=%s\n", word);
+                assert_comes_back(text, length);
+                (void)strcat(text, " and more\n more\n");
+                assert_comes_back(text, length + strlen(" and more more"));
+        }
         leave();
 }
 END_TEST
@@ -1363,6 +1384,6 @@ START_TEST(test_installed_file)
 END_TEST
 
 UNIT_MAIN("config", test_example, test_rich, test_plugin, test_print_fixpoint, test_print_text,
-          test_print_wrap, test_print_wrap_hash, test_keepalive, test_faults, test_items, test_items_many,
-          test_warnings, test_limits, test_lines, test_drop_ins, test_unreadable, test_environment,
-          test_needs_restart, test_references, test_table, test_installed_file)
+          test_print_wrap, test_print_wrap_hash, test_print_first_hash, test_keepalive, test_faults,
+          test_items, test_items_many, test_warnings, test_limits, test_lines, test_drop_ins, test_unreadable,
+          test_environment, test_needs_restart, test_references, test_table, test_installed_file)
