@@ -36,11 +36,10 @@ char *words_join(char *const *strv);
 typedef const char *(*specifier_fn)(void *userdata, char letter, const char *name);
 
 enum specifier_flags {
-        SPECIFIER_WORD =
-                1 << 0, /* refuse a value that is empty or begins with '-' at the start of the text */
-        SPECIFIER_PATH =
-                1 << 1, /* refuse a value with '/' or ".." in it, an empty one at the start of a component, and a
-                           result with a . or .. component */
+        /* Refuse a value that is empty or begins with '-' at the start of the text. */
+        SPECIFIER_WORD = 1 << 0,
+        /* Refuse a value with '/' or ".." in it, or an empty one at the start of a component; a result with a . or .. */
+        SPECIFIER_PATH = 1 << 1,
 };
 
 /*
