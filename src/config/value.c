@@ -128,6 +128,18 @@ static void set_string(const struct key *key, void *object, const char *text, co
         *to = copy;
 }
 
+/* A list as set by hand, which an empty value is not: with separators only it would say nothing and count as given. */
+static int split_list(const char *text, const struct ini_entry *entry, char ***ret_items,
+                      const char **ret_reason)
+{
+        int r = list_split(text, ret_items, ret_reason);
+
+        if (r < 0 || !entry || **ret_items)
+                return r;
+        *ret_reason = "the list is empty";
+        return -EINVAL;
+}
+
 static void free_endpoints(struct listener_config *listener)
 {
         for (size_t i = 0; i < listener->n_endpoints; i++)
@@ -167,7 +179,7 @@ static void set_endpoints(struct listener_config *listener, const char *text, co
         const char *reason;
 
         free_endpoints(listener);
-        int r = list_split(text, &items, &reason);
+        int r = split_list(text, entry, &items, &reason);
         if (r == -EINVAL)
                 fault(ini, entry, reason);
         else if (r < 0)
@@ -344,7 +356,7 @@ static void set_rules(const struct key *key, void *object, const char *text, con
         const char *reason;
 
         rules_deinit(rules);
-        int r = list_split(text, &items, &reason);
+        int r = split_list(text, entry, &items, &reason);
         if (r == -EINVAL)
                 fault(ini, entry, reason);
         else if (r < 0)

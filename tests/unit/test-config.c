@@ -902,6 +902,10 @@ static const struct {
         /* sections as a whole */
         { "\n[listener:a]\nnodelay = no\n", MAIN ":2: [listener:a] has no listen" },
         { "[listener:a]\nlisten =\n", MAIN ":1: [listener:a] has no listen" },
+        { "[listener:a]\nlisten = ,\n", MAIN ":2: listen = ,: the list is empty" },
+        { L "allow = , ,\ndeny = ,\nresources = ,\n",
+          MAIN ":3: allow = , ,: the list is empty\n" MAIN ":4: deny = ,: the list is empty" },
+        { L "proxy_protocol = yes\nproxy_from = ,\n", MAIN ":4: proxy_from = ,: the list is empty" },
         { "[resource:x]\n", MAIN ":1: [resource:x] has no type" },
         { "[resource:x]\ntype = foo\n",
           MAIN ":2: type = foo: it must be one of none, directory, exec, pool, process, "
