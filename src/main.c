@@ -1,6 +1,7 @@
 /* argv and exit statuses, nothing else. */
 #include "connection/explain.h"
 #include "daemon/daemon.h"
+#include "journal/sink.h"
 #include <getopt.h>
 #include <stdio.h>
 
@@ -113,6 +114,25 @@ static int parse_arguments(int argc, char **argv, struct arguments *ret)
         return -1;
 }
 
+/* The exit status of what is only asked: an answer that could not be written is none. */
+static int answer(int status)
+{
+        if (fflush(stdout) == 0 && !ferror(stdout))
+                return status;
+        say_fault("cannot write: %s", strerror(errno));
+        return EXIT_RUNTIME;
+}
+
+/* To be checked, the faults are the answer; to be run, they are why it cannot. */
+static void print_faults(enum mode mode, char *const *faults)
+{
+        FILE *file = mode == MODE_CHECK ? stdout : stderr;
+        const char *prefix = mode != MODE_CHECK && stderr_is_journal_stream() ? "<3>" : "";
+
+        for (; *faults; faults++)
+                (void)fprintf(file, "%s%s\n", prefix, *faults);
+}
+
 /* What a check shows although the configuration is good. */
 static int print_warnings(const struct config *config)
 {
@@ -132,25 +152,25 @@ int main(int argc, char **argv)
         int r = parse_arguments(argc, argv, &arguments);
 
         if (r >= 0)
-                return r;
+                return answer(r);
         r = config_load(arguments.path, &config, &faults);
         if (r < 0) {
-                (void)fprintf(stderr, "tetherd: %s: %s\n", arguments.path, strerror(-r));
+                say_fault("%s: %s", arguments.path, strerror(-r));
                 return EXIT_RUNTIME;
         }
         if (r == CONFIG_E_INVALID) {
-                /* To be checked, the faults are the output; to be run, they are why it cannot. */
-                for (char **fault = faults; *fault; fault++)
-                        (void)fprintf(arguments.mode == MODE_CHECK ? stdout : stderr, "%s\n", *fault);
-                return EXIT_CONFIG;
+                print_faults(arguments.mode, faults);
+                return answer(EXIT_CONFIG);
         }
         switch (arguments.mode) {
         case MODE_CHECK:
-                return print_warnings(config) < 0 ? EXIT_RUNTIME : EXIT_OK;
+                return answer(print_warnings(config) < 0 ? EXIT_RUNTIME : EXIT_OK);
         case MODE_PRINT:
-                return config_print(config, stdout) < 0 ? EXIT_RUNTIME : EXIT_OK;
+                (void)config_print(config, stdout);
+                return answer(EXIT_OK);
         case MODE_EXPLAIN:
-                return explain_print(config, stdout) < 0 ? EXIT_RUNTIME : EXIT_OK;
+                (void)explain_print(config, stdout);
+                return answer(EXIT_OK);
         default:
                 return daemon_run(arguments.path, TAKE_PTR(config),
                                   arguments.has_log_target ? &arguments.log_target : NULL);

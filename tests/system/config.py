@@ -19,10 +19,10 @@ path = <dir>/connections/%i
 
 
 class Result:
-    def __init__(self, arguments, environment=None):
-        done = subprocess.run([*WRAPPER, BINARY, *arguments], capture_output=True, text=True, timeout=20 * SLOW,
-                              stdin=subprocess.DEVNULL, env=environment)
-        self.status, self.stdout, self.stderr = done.returncode, done.stdout, done.stderr
+    def __init__(self, arguments, stdout=subprocess.PIPE, before=(), **environment):
+        done = subprocess.run([*before, *WRAPPER, BINARY, *arguments], stdout=stdout, stderr=subprocess.PIPE, text=True,
+                              timeout=20 * SLOW, stdin=subprocess.DEVNULL, env={**os.environ, **environment})
+        self.status, self.stdout, self.stderr = done.returncode, done.stdout or "", done.stderr
         self.text = self.stdout + self.stderr
 
 
@@ -41,8 +41,8 @@ class Files(Daemon):
         self.process.wait()
         super().__exit__(kind, error, traceback)
 
-    def ask(self, *arguments):
-        return Result(["-c", str(self.config_path), *arguments])
+    def ask(self, *arguments, **options):
+        return Result(["-c", str(self.config_path), *arguments], **options)
 
 
 # ---- the command line ----
@@ -64,6 +64,17 @@ def usage_errors(arguments):
     result = Result(arguments.split())
     expect_equal(result.status, 2, "exit status")
     expect(result.stderr.strip() and not result.stdout, f"said {result.text!r}")
+
+
+@scene(over=("--print-config", "--explain", "--check-config", "--check-config of faults", "--version", "--help"))
+def nowhere_to_write(which):
+    # Something that --check-config has to say in either case: a warning, or a fault.
+    config = GOOD + "[listener:b]\nlisten = <tcp6>\nreuse_port = yes\nresources = pool\n"
+    config += "[resource:pool]\ntype = pool\nitems = " + ("1-2" if "faults" not in which else "2-1")
+    with Files(config) as files, open("/dev/full", "w") as full:
+        for result, why in ((files.ask(which.split()[0], stdout=full), "No space left on device"),
+                            (files.ask(which.split()[0], before=["sh", "-c", '"$@" >&-', "sh"]), "Bad file descriptor")):
+            expect_equal((result.status, result.stderr), (1, f"tetherd: cannot write: {why}\n"), "status and stderr")
 
 
 @scene()
@@ -235,6 +246,20 @@ def print_config_of_a_bad_file():
         result = files.ask("--print-config")
         expect_equal(result.status, 78, "exit status")
         expect("never" in result.text, result.text)
+
+
+@scene()
+def faults_where_stderr_is_a_journal_stream():
+    with Files(LISTENER + "max_age = never\nidle_timout = 3s\n") as files:
+        stream = '"$@" 2> "$0"'
+        faults = files.ask().stderr
+        expect_equal(len(faults.splitlines()), 2, f"faults: {faults}")
+        journal = files.directory / "stderr"
+        journal.touch()
+        status = journal.stat()
+        files.ask(before=["sh", "-c", stream, str(journal)], JOURNAL_STREAM=f"{status.st_dev}:{status.st_ino}")
+        expect_equal(journal.read_text(), "".join(f"<3>{line}\n" for line in faults.splitlines()), "stderr")
+        expect_equal(files.ask(JOURNAL_STREAM="1:2").stderr, faults, "stderr that is none")
 
 
 # ---- what only shows at start: one clear line that names the key ----
