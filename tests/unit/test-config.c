@@ -704,6 +704,13 @@ static const struct {
         { "[daemon]\nloglevel = info\n",
           MAIN ":2: unknown key 'loglevel' in [daemon]; did you mean 'log_level'?" },
         { X "lod = sh\n", MAIN ":4: unknown key 'lod' in [resource:x]; did you mean 'load'?" },
+        { X "laod = sh\n", MAIN ":4: unknown key 'laod' in [resource:x]; did you mean 'load'?" },
+        { L "hlelo = yes\nalolw = ::1\n",
+          MAIN ":3: unknown key 'hlelo' in [listener:a]; did you mean 'hello'?\n" MAIN
+               ":4: unknown key 'alolw' in [listener:a]; did you mean 'allow'?" },
+        { "[resource:x]\ntyep = exec\n",
+          MAIN ":1: [resource:x] has no type\n" MAIN
+               ":2: unknown key 'tyep' in [resource:x]; did you mean 'type'?" },
         { "[resource:x]\ntyp = exec\n", MAIN ":1: [resource:x] has no type\n" MAIN
                                              ":2: unknown key 'typ' in [resource:x]; did you mean 'type'?" },
         { "[daemon]\nlog_level = info\n\nlog_level = err\n",
