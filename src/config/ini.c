@@ -211,9 +211,10 @@ static bool check_comment(struct reader *reader, const char *line, const char *v
         return true;
 }
 
-static bool check_header(struct reader *reader, const char *start)
+/* Cuts off what stands behind it: that is a fault, but whose keys follow is known. */
+static bool check_header(struct reader *reader, char *start)
 {
-        const char *end = strchr(start, ']');
+        char *end = strchr(start, ']');
 
         reader->is_lost = true;
         reader->is_refused = false;
@@ -222,7 +223,8 @@ static bool check_header(struct reader *reader, const char *start)
         if (end - start - 1 > NAME_MAX_LENGTH)
                 return refuse(reader, "the name of the section is longer than %d bytes", NAME_MAX_LENGTH);
         if (*skip_blanks(end + 1) != '\0')
-                return refuse(reader, "nothing may follow the ']' of a section");
+                (void)refuse(reader, "nothing may follow the ']' of a section");
+        end[1] = '\0';
         if (!check_comment(reader, start, NULL))
                 return false;
         add_header(reader, start + 1, (size_t)(end - start - 1));
@@ -254,9 +256,9 @@ static bool check_key(struct reader *reader, const char *start)
 }
 
 /* Whether inih may see the line, which has neither newline nor carriage return any more. */
-static bool check_line(struct reader *reader, const char *line)
+static bool check_line(struct reader *reader, char *line)
 {
-        const char *start = skip_blanks(line);
+        char *start = line + strspn(line, " \t");
 
         if (*start == '\0' || *start == ';' || *start == '#')
                 return false;
@@ -332,7 +334,7 @@ static char *give_line(char *line, int size, void *userdata)
                 is_readable = true;
         if (!is_readable)
                 lose_line(reader, line);
-        (void)strcpy(is_readable && check_line(reader, line) ? line + length : line, "\n");
+        (void)strcpy(is_readable && check_line(reader, line) ? line + strlen(line) : line, "\n");
         return line;
 }
 
