@@ -476,6 +476,59 @@ static bool shares_its_port(const struct listener_config *listener)
         return listener->enabled && listener->reuse_port;
 }
 
+/* What a specifier stands for, as far as it is empty for all that connect to the listener. */
+static const char *note_empty(void *userdata, char letter, const char *name)
+{
+        const struct listener_config *listener = userdata;
+        bool is_empty = letter == 'h' ? !listener->hello : letter == 'p' && !listens_on(listener, true);
+
+        (void)name;
+        return is_empty ? "" : "x";
+}
+
+/* That the key of a resource cannot be used for any connection of the listener. */
+static int warn_of_empty(const struct config *config, struct listener_config *listener,
+                         const struct section *resource, const struct key *key, char ***warnings)
+{
+        size_t n;
+        char *const *templates = value_templates(key, resource, &n);
+        unsigned flags = key->type == KEY_COMMAND ? SPECIFIER_WORD : SPECIFIER_PATH;
+        char where[CONFIG_WHERE_MAX];
+        int r = 0;
+
+        for (size_t i = 0; r == 0 && i < n; i++) {
+                _cleanup_free_ char *expanded = NULL, *reason = NULL;
+                const char *why = NULL;
+
+                r = specifier_expand(templates[i], flags, note_empty, listener, &expanded, &reason);
+                if (r == 0 && key->type == KEY_UNIT)
+                        why = unit_name_fault(expanded);
+                else if (r == -EINVAL)
+                        why = reason;
+                if (why)
+                        r = strv_appendf(warnings, "%s: warning: it fails for everybody on [listener:%s]: %s",
+                                         config_where(config, resource->text, key->name, where),
+                                         listener->name, why);
+        }
+        return r;
+}
+
+static int warn_of_loads(const struct config *config, struct listener_config *listener, char ***warnings)
+{
+        int r = 0;
+
+        for (size_t i = 0; listener->enabled && i < listener->n_resources; i++) {
+                const struct section *resource = section_of(config, listener->resources[i]);
+
+                for (size_t k = 0; r == 0 && k < n_keys; k++)
+                        if (keys[k].section == SECTION_RESOURCE && key_belongs(&keys[k], resource->kinds) &&
+                            (keys[k].type == KEY_PATH || keys[k].type == KEY_UNIT ||
+                             keys[k].type == KEY_COMMAND))
+                                r = warn_of_empty(config, listener, resource, &keys[k], warnings);
+        }
+        return r;
+}
+
 int config_warnings(const struct config *config, char ***ret_warnings)
 {
         _cleanup_strv_free_ char **warnings = NULL;
@@ -483,7 +536,7 @@ int config_warnings(const struct config *config, char ***ret_warnings)
         int r = 0;
 
         for (size_t i = 0; i < config->n_listeners; i++) {
-                const struct listener_config *listener = config->listeners[i];
+                struct listener_config *listener = config->listeners[i];
                 const struct section *section = section_of(config, listener);
 
                 for (size_t k = 0; r == 0 && shares_its_port(listener) && k < listener->n_resources; k++)
@@ -493,6 +546,8 @@ int config_warnings(const struct config *config, char ***ret_warnings)
                                                  "pool '%s'",
                                                  config_where(config, section->text, "reuse_port", where),
                                                  listener->resources[k]->name);
+                if (r == 0)
+                        r = warn_of_loads(config, listener, &warnings);
         }
         *ret_warnings = r == 0 ? TAKE_PTR(warnings) : NULL;
         return r;

@@ -1081,31 +1081,43 @@ START_TEST(test_items_many)
 }
 END_TEST
 
+#define FAILS ": warning: it fails for everybody on [listener:a]: "
+
 /* What is allowed, and hardly meant. */
 START_TEST(test_warnings)
 {
-        static const char pools[] = "[resource:ports]\ntype = pool\nitems = 1-5\n"
-                                    "[resource:lines]\ntype = pool\nitems = 1-5\n"
-                                    "[resource:x]\ntype = none\n";
+        static const char others[] = "[resource:ports]\ntype = pool\nitems = 1-5\n"
+                                     "[resource:lines]\ntype = pool\nitems = 1-5\n"
+                                     "[resource:x]\ntype = none\n"
+                                     "[resource:d]\ntype = directory\npath = /r/%h\n"
+                                     "[resource:c]\ntype = exec\nload = sh --id=%h -%p %i\nrelease = sh %p\n"
+                                     "[resource:u]\ntype = unit\nunit = x@%h.service\n";
         static const struct {
-                const char *keys, *warnings;
+                const char *listen, *keys, *warnings;
         } rows[] = {
-                { "resources = ports\n", "" },
-                { "reuse_port = yes\nresources = x\n", "" },
-                { "reuse_port = yes\nresources = ports\nenabled = no\n", "" },
-                { "reuse_port = yes\nresources = ports, x, lines\n",
+                { "127.0.0.1:1", "resources = ports\n", "" },
+                { "127.0.0.1:1", "reuse_port = yes\nresources = x\n", "" },
+                { "127.0.0.1:1", "reuse_port = yes\nresources = ports\nenabled = no\n", "" },
+                { "127.0.0.1:1", "reuse_port = yes\nresources = ports, x, lines\n",
                   MAIN ":3: reuse_port = yes: warning: daemons that share the port do not share the pool "
                        "'ports'\n" MAIN ":3: reuse_port = yes: warning: daemons that share the port do not "
                        "share the pool 'lines'\n" },
+                { "127.0.0.1:1", "hello = yes\nresources = d, c, u\n", "" },
+                { "127.0.0.1:1", "resources = d, c, u\nenabled = no\n", "" },
+                { "127.0.0.1:1", "resources = d, c, u\n",
+                  MAIN ":14: path = /r/%h" FAILS "%h is empty\n" MAIN ":21: unit = x@%h.service" FAILS
+                       "it has no instance between the '@' and the suffix\n" },
+                { "/s @x", "hello = yes\nresources = d, c\n",
+                  MAIN ":19: release = sh %p" FAILS "%p is empty\n" },
         };
 
         enter();
         for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
                 _cleanup_strv_free_ char **warnings = NULL;
-                char text[512], all[512] = "";
+                char text[1024], all[512] = "";
 
-                (void)snprintf(text, sizeof(text), "[listener:a]\nlisten = 127.0.0.1:1\n%s%s", rows[i].keys,
-                               pools);
+                (void)snprintf(text, sizeof(text), "[listener:a]\nlisten = %s\n%s%s", rows[i].listen,
+                               rows[i].keys, others);
                 _cleanup_(config_unrefp) struct config *config = load(text);
 
                 ck_assert_int_eq(config_warnings(config, &warnings), 0);
