@@ -2165,6 +2165,7 @@ START_TEST(test_connection_plugin_is_replaced)
         (void)snprintf(other_path, sizeof(other_path), "/.%s", plugin_path);
         plugin_at(other_path);
         listen_at("127.0.0.1:7400");
+        endpoint.address.in.sin_port = htons(7400); /* as its text: it is the one that is open */
         fd = client_new();
         turns_until(&told.n_ready, 1);
         ck_assert_str_eq(fake_log, "prepare accept +a handshake ");
