@@ -144,7 +144,8 @@ static uint32_t parse_scope(const char *text)
 {
         uint32_t index = if_nametoindex(text);
 
-        return index == 0 && text[strspn(text, "0123456789")] == '\0' ? (uint32_t)strtoul(text, NULL, 10) : index;
+        return index == 0 && text[strspn(text, "0123456789")] == '\0' ? (uint32_t)strtoul(text, NULL, 10)
+                                                                      : index;
 }
 
 /* `host` is what stood in the brackets; it is cut at its '%'. */

@@ -248,8 +248,7 @@ static int compare_leases(const void *a, const void *b)
 static struct lease *take_lease(const struct taking *taking, uint64_t id)
 {
         const struct restored key = { .id = id };
-        struct restored *found =
-                bsearch(&key, taking->leases, taking->n_leases, sizeof(key), compare_leases);
+        struct restored *found = bsearch(&key, taking->leases, taking->n_leases, sizeof(key), compare_leases);
 
         return found ? TAKE_PTR(found->lease) : NULL;
 }

@@ -58,10 +58,11 @@ static void show(struct report *report)
                 arm(report, &report->status_timer, STATUS_USEC); /* it gets older */
         }
         int r = notify_status("%zu connections (%zu ready, %zu loading, %zu releasing), %" PRIu64
-                            " since the start; %s; %zu resources quarantined",
-                            connections->n_connections, n_in[CONNECTION_READY] + n_in[CONNECTION_HALF_CLOSED],
-                            n_in[CONNECTION_LOADING], n_in[CONNECTION_RELEASING], connections->n_accepted,
-                            releases, report->leases->n_quarantined);
+                              " since the start; %s; %zu resources quarantined",
+                              connections->n_connections,
+                              n_in[CONNECTION_READY] + n_in[CONNECTION_HALF_CLOSED], n_in[CONNECTION_LOADING],
+                              n_in[CONNECTION_RELEASING], connections->n_accepted, releases,
+                              report->leases->n_quarantined);
         if (is_busy(r))
                 arm(report, &report->status_timer, RETRY_USEC);
 }

@@ -139,9 +139,8 @@ static void begin_hand_over(struct daemon *daemon)
 {
         daemon->state = DAEMON_HANDING_OVER;
         stop_accepting(daemon);
-        daemon->leave_until_usec =
-                deadline_after(deadline_after(daemon_now(daemon), daemon->config->daemon.drain_timeout),
-                               LEAVE_USEC);
+        daemon->leave_until_usec = deadline_after(
+                deadline_after(daemon_now(daemon), daemon->config->daemon.drain_timeout), LEAVE_USEC);
         connections_end_early(&daemon->connections);
         stop_check(daemon);
 }

@@ -41,9 +41,8 @@ bool stderr_is_journal_stream(void)
 
 static int open_stderr(void)
 {
-        int fd = isatty(STDERR_FILENO)
-                         ? open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
-                         : -1;
+        int fd = isatty(STDERR_FILENO) ? open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+                                       : -1;
 
         return fd < 0 ? STDERR_FILENO : fd;
 }

@@ -940,7 +940,7 @@ END_TEST
 
 UNIT_MAIN("journal", test_record_fields, test_record_message, test_record_line, test_ring_against_twin,
           test_ring_large_after_small, test_limit, test_limit_is_bounded, test_journal_wire,
-          test_journal_slow, test_journal_full, test_journal_bytes_are_bounded, test_journal_losses_add_up, test_journal_away,
-          test_journal_edge_after_reconnect, test_journal_large, test_journal_refused,
+          test_journal_slow, test_journal_full, test_journal_bytes_are_bounded, test_journal_losses_add_up,
+          test_journal_away, test_journal_edge_after_reconnect, test_journal_large, test_journal_refused,
           test_journal_level_hides_losses, test_journal_without_memory, test_journal_free,
           test_journal_bad_arguments, test_stderr, test_stderr_full, test_stderr_gone, test_change_of_options)
