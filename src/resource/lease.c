@@ -7,6 +7,7 @@
 #include "base/span.h"
 #include "resource/ledger.h"
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 
 #define RETRY_USEC (1 * USEC_PER_SEC)
@@ -20,6 +21,17 @@ static void claim_start_release(struct claim *claim);
 static void queue_retry(struct timer *timer);
 
 /* ---- queues ---- */
+
+static void queue_init(struct queue *queue, struct leases *leases, unsigned n_max)
+{
+        queue->leases = leases;
+        queue->n_max = n_max;
+        list_init(&queue->link);
+        list_init(&queue->releases);
+        list_init(&queue->loads);
+        list_init(&queue->under_way);
+        timer_init(&queue->retry, queue_retry);
+}
 
 static int queue_get(struct leases *leases, const char *name, struct queue **ret_queue)
 {
@@ -40,13 +52,7 @@ static int queue_get(struct leases *leases, const char *name, struct queue **ret
                 free(queue);
                 return -ENOMEM;
         }
-        queue->n_max = 1;
-        list_init(&queue->link);
-        list_init(&queue->releases);
-        list_init(&queue->loads);
-        list_init(&queue->under_way);
-        timer_init(&queue->retry, queue_retry);
-        queue->leases = leases;
+        queue_init(queue, leases, 1);
         list_append(&leases->queues, &queue->link);
         *ret_queue = queue;
         return 0;
@@ -295,7 +301,7 @@ static void claim_drop_intent(struct claim *claim)
 static void claim_begin_release(struct claim *claim)
 {
         sync_deinit(&claim->sync); /* that it is loaded need not be on disk any more */
-        if (!claim->queue) {
+        if (!claim->type->is_queued) {
                 claim_start_release(claim);
                 return;
         }
@@ -312,6 +318,13 @@ static void claim_start_release(struct claim *claim)
         claim->type->release(claim);
 }
 
+/* No program of it ran: the socket is its connection's again. */
+static void claim_return_socket(struct claim *claim)
+{
+        if (claim->lease->program == claim)
+                claim->lease->program = NULL;
+}
+
 static void claim_timer(struct timer *timer)
 {
         static const char disk_timed_out[] = "its ledger record was not on disk within load_timeout";
@@ -320,6 +333,7 @@ static void claim_timer(struct timer *timer)
         switch (claim->state) {
         case CLAIM_LOAD_QUEUED:
                 list_unlink(&claim->queue_link);
+                claim_return_socket(claim);
                 claim_fail_load(claim, LEASE_LOAD_TIMEOUT, false, -1,
                                 "waited in the queue for longer than queue_timeout");
                 break;
@@ -414,8 +428,8 @@ void claim_load_failed(struct claim *claim, bool is_said, int exit_status, const
         char text[SPAN_TEXT_MAX + 32];
 
         assert(claim->state == CLAIM_LOADING || is_timeout);
-        if (is_said && claim->lease->program == claim)
-                claim->lease->program = NULL;
+        if (is_said)
+                claim_return_socket(claim);
         queue_leave(claim);
         claim_fail_load(claim, is_timeout ? LEASE_LOAD_TIMEOUT : LEASE_LOAD_FAILED, may_have_left,
                         exit_status, is_timeout ? timed_out(claim->config->load_timeout, text) : reason);
@@ -430,9 +444,15 @@ void claim_load_refused(struct claim *claim, const char *reason)
 
 void claim_defer(struct claim *claim, int error)
 {
-        struct queue *queue = claim->queue;
+        struct queue *queue;
 
-        queue_take_back(claim);
+        if (claim->queue) {
+                queue_take_back(claim);
+        } else {
+                claim->queue = &claim->lease->leases->deferred;
+                claim->queued_usec = now(claim);
+        }
+        queue = claim->queue;
         if (claim->state == CLAIM_LOADING) {
                 claim_enter(claim, CLAIM_LOAD_QUEUED, USEC_INFINITY);
                 timer_arm(loop_wheel(claim_loop(claim)), &claim->timer,
@@ -861,6 +881,7 @@ void leases_init(struct leases *leases, struct loop *loop, struct journal *journ
         *leases = (struct leases){ .loop = loop, .journal = journal, .ledger = ledger };
         list_init(&leases->queues);
         list_init(&leases->all);
+        queue_init(&leases->deferred, leases, UINT_MAX);
 }
 
 void leases_deinit(struct leases *leases)
@@ -872,6 +893,7 @@ void leases_deinit(struct leases *leases)
                 if (type && type->deinit)
                         type->deinit(leases);
         }
+        timer_disarm(&leases->deferred.retry);
         for (struct list *node; (node = list_take_first(&leases->queues));) {
                 struct queue *queue = container_of(node, struct queue, link);
 

@@ -22,12 +22,29 @@
 
 struct ledger;
 
+/* Commands of one resource, whichever lease they belong to: at most n_max at once, releases before loads. */
+struct queue {
+        struct leases *leases;
+        struct list link; /* in leases->queues */
+        char *name;       /* of the resource */
+        unsigned n_max;   /* 1 until a configuration says it */
+        unsigned n_under_way;
+        bool is_configured;
+        bool is_running; /* queue_run() is at work further up the stack */
+        bool is_starved; /* a command could not be started: none is until `retry` */
+        struct timer retry;
+        struct list releases; /* claims that wait, the longest first */
+        struct list loads;
+        struct list under_way;
+};
+
 /* Everything that the leases of one daemon share. */
 struct leases {
         struct loop *loop;
         struct journal *journal;
         struct ledger *ledger; /* NULL: nothing is recorded (tests, benchmarks) */
         struct list queues;    /* one struct queue a resource name */
+        struct queue deferred; /* without a bound: claims of no other queue that said claim_defer() */
         struct list all;       /* every struct lease */
         size_t n_leases;
         size_t n_releasing;             /* leases; quarantined ones only while they are tried again */
@@ -112,30 +129,14 @@ enum claim_state {
         CLAIM_QUARANTINED,
 };
 
-/* Commands of one resource, whichever lease they belong to: at most n_max at once, releases before loads. */
-struct queue {
-        struct leases *leases;
-        struct list link; /* in leases->queues */
-        char *name;       /* of the resource */
-        unsigned n_max;   /* 1 until a configuration says it */
-        unsigned n_under_way;
-        bool is_configured;
-        bool is_running; /* queue_run() is at work further up the stack */
-        bool is_starved; /* a command could not be started: none is until `retry` */
-        struct timer retry;
-        struct list releases; /* claims that wait, the longest first */
-        struct list loads;
-        struct list under_way;
-};
-
 struct claim {
         struct lease *lease;
         const struct resource_type *type;     /* `none`, until it is known */
         const struct resource_config *config; /* NULL when restored from the ledger */
-        struct queue *queue;                  /* NULL when the type is not queued */
-        char *name;                           /* of the resource */
-        char *value;                          /* NULL until loaded */
-        void *data;                           /* the type's own */
+        struct queue *queue; /* NULL when the type is not queued, and it was never deferred */
+        char *name;          /* of the resource */
+        char *value;         /* NULL until loaded */
+        void *data;          /* the type's own */
         enum claim_state state;
         bool is_persistent;
         bool was_under_way;  /* restored: its load or release was under way when the last run ended */
@@ -280,8 +281,8 @@ void claim_load_failed(struct claim *claim, bool is_said, int exit_status, const
 void claim_load_refused(struct claim *claim, const char *reason);
 
 /*
- * From inside load() or release(), of a type that is queued: nothing was begun, for want of processes, memory or
- * descriptors (`error`, an errno). It waits again, as the first of those it was among, until there may be some.
+ * From inside load() or release(): nothing was begun, for want of processes, memory or descriptors (`error`, an errno).
+ * It waits, or waits again, as the first of those it was among, until there may be some; then it is called again.
  */
 void claim_defer(struct claim *claim, int error);
 

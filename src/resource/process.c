@@ -6,7 +6,7 @@
  * It relies on a group being nobody else's until its leader is reaped (child.h): what the program leaves behind in its
  * group is killed before that. After a crash the kernel has killed the program (PR_SET_PDEATHSIG(2const)), and the
  * record leads the next run to the rest. Deliberately not here: a turn to wait for, since nothing is under way once
- * the program runs, and an ending must not wait for that of others.
+ * the program runs, and an ending must not wait for that of others. Only when no process can be started, a load waits.
  */
 #include "resource/command.h"
 #include "resource/saved.h"
@@ -21,7 +21,8 @@ struct process {
         char **words;
         struct command command; /* running where it has a child; or of an earlier run */
         bool gets_socket;
-        bool may_end; /* by itself: the connection lives on */
+        int socket_fd; /* its connection's, once it was asked for; -1: it was not */
+        bool may_end;  /* by itself: the connection lives on */
         struct timer kill_timer;
 };
 
@@ -60,6 +61,7 @@ static struct process *process_new(struct claim *claim)
 
         if (process) {
                 process->claim = process->command.claim = claim;
+                process->socket_fd = -1;
                 timer_init(&process->kill_timer, process_does_not_end);
         }
         return process;
@@ -116,33 +118,42 @@ static void process_exited(struct child *child)
 
 /* ---- load and release ---- */
 
+/* Once: a load that was deferred has it. */
+static int process_take_socket(struct process *process)
+{
+        if (process->gets_socket && process->socket_fd < 0)
+                process->socket_fd = claim_take_socket(process->claim);
+        return process->gets_socket ? MIN(process->socket_fd, 0) : 0;
+}
+
 static int process_start(struct process *process)
 {
-        struct command_options options = {
+        const struct command_options options = {
                 .argv = process->words,
                 .phase = "load",
                 .has_socket = process->gets_socket,
+                .socket_fd = process->socket_fd,
                 .dies_with_us = true,
                 .exited = process_exited,
         };
 
-        if (process->gets_socket) {
-                options.socket_fd = claim_take_socket(process->claim);
-                if (options.socket_fd < 0)
-                        return options.socket_fd;
-        }
         return command_start(&process->command, &options);
 }
 
 static void process_load(struct claim *claim)
 {
         struct process *process = claim->data;
-        int r = process_start(process);
+        int r = process_take_socket(process);
+        bool has_all = r == 0;
         char text[COMMAND_TEXT_MAX];
 
+        if (r == 0)
+                r = process_start(process);
         if (r == 0) {
                 (void)snprintf(text, sizeof(text), "%d", (int)process->command.child.pid);
                 claim_loaded(claim, text);
+        } else if (has_all && r < 0 && errno_is_starvation(-r)) {
+                claim_defer(claim, -r);
         } else { /* one whose end cannot be watched was killed, with its group */
                 claim_load_failed(claim, r != CHILD_E_LOST, -1, command_fault(process->words[0], r, text));
         }

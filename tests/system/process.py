@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import subprocess
-from errno import ECONNRESET
+from errno import EAGAIN, ECONNRESET
 from pathlib import Path
 
 from harness import (MARK, SLOW, Daemon, eventually, expect, expect_equal, main, need_program, need_root, scene, tell)
@@ -564,6 +564,25 @@ def it_cannot_be_started():
         expect_equal(client.receive_rest(), b"hello\nBUSY load-failed\n", "what the client gets")
         daemon.wait_ended(client, "load-failed", state="loading", TETHERD_RESOURCE="program")
         daemon.wait_record("load-failed", MESSAGE=re.compile("cannot be started: No such file"))
+
+
+@scene(over=("stdio", "none"))
+def no_process_can_be_started(socket):
+    # Nobody is refused: who was accepted waits, accepting pauses, and both go on by themselves.
+    command, keys = ("cat", "") if socket == "stdio" else ("sleep 1000", "handler = echo")
+    with Daemon(config(command, f"greeting = hello\n{keys}", f"socket = {socket}")) as daemon:
+        with daemon.failing("clone", "EAGAIN"):
+            clients = [daemon.connect().send(b"mine\n")]
+            leaving = daemon.connect()
+            daemon.wait_record("accept-paused", ERRNO=EAGAIN)
+            leaving.close()
+            clients.append(daemon.connect().send(b"mine\n"))
+        for client in clients:
+            expect_equal(client.receive_line(), "hello\n", "the greeting")
+            expect_equal(client.receive_line(), "mine\n", "what comes back")
+            client.half_close().receive_rest()
+        daemon.wait_record("accept-resumed")
+        expect(not daemon.find("load-failed"), "a load failed")
 
 
 @scene()

@@ -124,6 +124,8 @@ static void finish(void)
                 ck_assert_uint_eq(queue->n_under_way, 0);
                 ck_assert(list_is_empty(&queue->loads) && list_is_empty(&queue->releases));
         }
+        ck_assert_uint_eq(leases.deferred.n_under_way, 0);
+        ck_assert(list_is_empty(&leases.deferred.loads) && list_is_empty(&leases.deferred.releases));
         leases_deinit(&leases);
         ck_assert_uint_eq(n_fakes, 0);
         ck_assert_uint_eq(n_existing, 0);
@@ -714,6 +716,55 @@ START_TEST(test_lease_starved)
 }
 END_TEST
 
+/* Of a type that is not queued: it is put off likewise, others of its kind are begun meanwhile. */
+START_TEST(test_lease_starved_without_a_queue)
+{
+        char deferred[] = "d/d", never[] = "D/o", ok[] = "o/o";
+        struct resource_config a, *list[] = { fake_resource(&a, 'a', RESOURCE_DIRECTORY, deferred) };
+        struct client clients[4] = { 0 };
+
+        begin();
+        client_begin(&clients[0], list, 1);
+        client_begin(&clients[1], list, 1);
+        ck_assert_int_eq(leases_starvation(&leases), EAGAIN);
+        a.path = ok;
+        client_begin(&clients[2], list, 1);
+        ck_assert_uint_eq(clients[2].n_loaded, 1);
+        skip_time();
+        ck_assert_uint_eq(clients[0].n_loaded + clients[1].n_loaded, 2);
+        ck_assert_int_eq(leases_starvation(&leases), 0);
+        client_end(&clients[0]);
+        ck_assert_int_eq(leases_starvation(&leases), EAGAIN);
+        client_end(&clients[2]);
+        ck_assert_uint_eq(clients[2].n_settled, 1);
+        skip_time();
+        ck_assert_uint_eq(clients[0].n_settled, 1);
+        client_end(&clients[1]);
+        skip_time();
+        ck_assert_uint_eq(clients[1].n_settled, 1);
+        ck_assert_str_eq(fake_log, "+a +a +a -a -a -a ");
+        ck_assert_uint_eq(n_load_failed + n_release_failed, 0);
+
+        finish();
+
+        /* Its client ends; or its time does. */
+        begin();
+        a.path = never;
+        a.queue_timeout = 10000; /* before the retry */
+        client_begin(&clients[0], list, 1);
+        client_begin(&clients[1], list, 1);
+        client_end(&clients[0]);
+        ck_assert_uint_eq(clients[0].n_settled, 1);
+        skip_time();
+        ck_assert_int_eq(clients[1].failure, LEASE_LOAD_TIMEOUT);
+        ck_assert_uint_eq(clients[1].n_settled, 1);
+        client_begin(&clients[3], list, 1);
+        (void)lease_free(clients[3].lease); /* abandoned */
+        skip_time();
+        finish();
+}
+END_TEST
+
 /* A load that was put off is still one that waits: dropped with its client, and not for longer than it may. */
 START_TEST(test_lease_starved_and_dropped)
 {
@@ -1250,8 +1301,8 @@ UNIT_MAIN("lease", test_lease_table, test_lease_every_combination, test_lease_wi
           test_lease_failed_resource, test_lease_release_what_failed, test_lease_load_timeout,
           test_lease_release_timeout, test_lease_retries, test_lease_retry_unsettled, test_lease_retry_many,
           test_lease_queue_order, test_lease_progress, test_lease_queue_timeout, test_lease_starved,
-          test_lease_starved_and_dropped, test_lease_retry_leaves_the_queue, test_lease_queue_is_no_recursion,
-          test_lease_wait, test_lease_wait_timeout, test_lease_ended_while_it_waits, test_lease_refused,
-          test_lease_exclusive, test_lease_abandon, test_lease_free_unsettled, test_lease_lost,
-          test_lease_lost_while_loading, test_lease_socket, test_lease_outlives_us, test_lease_asserts,
-          test_lease_storm, test_lost)
+          test_lease_starved_without_a_queue, test_lease_starved_and_dropped,
+          test_lease_retry_leaves_the_queue, test_lease_queue_is_no_recursion, test_lease_wait,
+          test_lease_wait_timeout, test_lease_ended_while_it_waits, test_lease_refused, test_lease_exclusive,
+          test_lease_abandon, test_lease_free_unsettled, test_lease_lost, test_lease_lost_while_loading,
+          test_lease_socket, test_lease_outlives_us, test_lease_asserts, test_lease_storm, test_lost)

@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -239,6 +240,14 @@ START_TEST(test_starts_that_fail)
         ck_assert_int_eq(claims_run(claim, claim->type->load), LOAD_FAILED);
         ck_assert_str_eq(seen.text, "/bin/sh cannot be started: No buffer space available");
         claims_close();
+
+        /* Nor is that tried again: what was short may be half of a greeting. */
+        claim = process_open("");
+        config.socket = PROCESS_SOCKET_STDIO;
+        given_socket_fd = -ENOMEM;
+        claims_prepare(claim);
+        ck_assert_int_eq(claims_run(claim, claim->type->load), LOAD_FAILED);
+        claims_close();
 }
 END_TEST
 
@@ -255,6 +264,41 @@ START_TEST(test_words_refused)
         ck_assert_ptr_null(fields);
         free(reason);
         claims_close();
+}
+END_TEST
+
+/* With ever more descriptors: it waits until it can be started, and takes the socket once. */
+START_TEST(test_out_of_descriptors)
+{
+        for (int gets_socket = 0; gets_socket <= 1; gets_socket++) {
+                struct claim *claim = process_open("exec sleep 1000");
+                struct rlimit limit, scarce;
+                enum said said = DEFERRED;
+                int fds[2], lowest;
+
+                ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+                given_socket_fd = fds[0];
+                n_sockets_taken = 0;
+                config.socket = gets_socket ? PROCESS_SOCKET_STDIO : PROCESS_SOCKET_NONE;
+                claims_prepare(claim);
+                lowest = dup(0);
+                ck_assert_int_eq(close(lowest), 0);
+                ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+                for (rlim_t n = 0; n < 2; n++) {
+                        scarce =
+                                (struct rlimit){ .rlim_cur = (rlim_t)lowest + n, .rlim_max = limit.rlim_max };
+                        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &scarce), 0);
+                        said = claims_run(claim, claim->type->load);
+                        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+                        ck_assert_int_eq(said, DEFERRED);
+                }
+                ck_assert_int_eq(claims_run(claim, claim->type->load), LOADED);
+                ck_assert_int_eq((int)n_sockets_taken, gets_socket);
+                ck_assert_int_eq(process_end_it(claim), RELEASED);
+                claims_close();
+                (void)close(fds[0]);
+                (void)close(fds[1]);
+        }
 }
 END_TEST
 
@@ -445,5 +489,5 @@ START_TEST(test_forgotten)
 END_TEST
 
 UNIT_MAIN("process", test_life, test_ends_by_itself, test_keep, test_group, test_does_not_end,
-          test_starts_that_fail, test_words_refused, test_socket, test_environment, test_record, test_crash,
-          test_forgotten)
+          test_starts_that_fail, test_words_refused, test_out_of_descriptors, test_socket, test_environment,
+          test_record, test_crash, test_forgotten)
