@@ -110,10 +110,12 @@ int recover(struct daemon *daemon)
                 say_fault("the leases of the last run cannot be read: %s", strerror(-r));
                 return r;
         }
+        loop_update_now(daemon->loop); /* or the first releases' time would have begun with the start */
         daemon->n_recovering -= preserve_take_up(&daemon->preserve, daemon->fds, &daemon->listeners);
         close_rest(daemon);
         stop_prepare(daemon);
         preserve_tell(&daemon->preserve); /* not before the log is begun: a crash in between loses nothing */
+        loop_update_now(daemon->loop);
         release_all(daemon);
         dealt_with(daemon, 1);
         return 0;

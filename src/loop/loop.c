@@ -140,6 +140,11 @@ uint64_t loop_now(const struct loop *loop)
         return loop->now_usec;
 }
 
+void loop_update_now(struct loop *loop)
+{
+        loop->now_usec = clock_usec(CLOCK_MONOTONIC);
+}
+
 struct wheel *loop_wheel(struct loop *loop)
 {
         return &loop->wheel;

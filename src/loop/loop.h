@@ -47,6 +47,8 @@ DEFINE_CLEANUP(struct loop *, loop_free);
 
 /* CLOCK_MONOTONIC, read once a turn. */
 uint64_t loop_now(const struct loop *loop);
+/* Reads it again: for who was long about something before the first turn. */
+void loop_update_now(struct loop *loop);
 struct wheel *loop_wheel(struct loop *loop);
 
 /* The embedded sd-event, for signals and the bus. */

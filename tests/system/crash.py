@@ -7,7 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from harness import SLOW, Daemon, Failure, eventually, expect, expect_equal, main, need_program, scene
+from harness import SLOW, Daemon, Failure, Skip, eventually, expect, expect_equal, is_sanitized, main, need_program, scene
 
 # What changes something outside the daemon, or stands between two such things. The kernel kills the daemon as it
 # enters the call, which is then not made.
@@ -237,6 +237,34 @@ def a_reused_pid_is_not_touched():
             path.write_text(re.sub(f"^pid={pid}$", f"pid={stranger.pid}", text, flags=re.M))
             restart(daemon, idle_files)
             expect(stranger.poll() is None, "a process that has the number of our command was ended")
+
+
+@scene()
+def a_slow_start_takes_no_time_from_the_first_releases():
+    if is_sanitized():
+        raise Skip("the leak sanitizer does not work under strace")
+    need_program("strace")
+    text = """
+[listener:shop]
+listen = <tcp4>
+resources = one
+[resource:one]
+type = exec
+load = <log>
+release = <pausing>
+release_timeout = 3s
+"""
+    with Daemon(text, scripts={**SCRIPTS, "pausing": "sleep 0.2\n" + SCRIPTS["log"]}) as daemon:
+        client = daemon.connect()
+        daemon.wait_record("ready", TETHERD_CONNECTION=client.id)
+        idle_files = daemon.idle_files
+        daemon.crash()
+        # The disk of the next start is slow: two seconds for each time that something has to be on it.
+        daemon.enter = ["strace", "-D", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=2s"]
+        daemon.start()
+        daemon.idle_files = idle_files
+        daemon.wait_record("closed", TETHERD_CONNECTION=client.id, TETHERD_CAUSE="orphaned")
+        expect(not daemon.find("release-failed"), "a release was ended before its time was over")
 
 
 @scene(over=("beside it", "with its inode, perhaps"))
