@@ -42,7 +42,7 @@ void snapshot_write(const struct connection *c, bool is_last, FILE *file)
 int snapshot_identify(char *const *fields, struct snapshot *ret)
 {
         const char *id = fields_get(fields, "connection");
-        uint64_t has_lease;
+        uint64_t has_lease, is_last;
         char *end;
 
         ret->listener = fields_get(fields, "listener");
@@ -50,6 +50,7 @@ int snapshot_identify(char *const *fields, struct snapshot *ret)
                 return -EINVAL;
         ret->id = strtoull(id, &end, 16);
         ret->has_lease = has_lease != 0;
+        ret->is_last = fields_get_u64(fields, "is_last", &is_last) == 0 && is_last != 0;
         return *end == '\0' && ret->id != 0 ? 0 : -EINVAL;
 }
 
@@ -115,6 +116,8 @@ int snapshot_read(struct connection *c, char *const *fields, int fd)
         if (!number(fields, "is_last")) {
                 c->fin = fin_usec > 0; /* as far as counting is concerned */
                 stream_recount(c, fd);
+                if (c->is_unix) /* where the kernel does not say when the last bytes came, idle_timeout begins anew */
+                        c->received_usec = clock_usec(CLOCK_MONOTONIC);
         }
         if (fin_usec > 0)
                 c->fin = MAX(span_pack(fin_usec > c->received_usec ? fin_usec - c->received_usec : 0), 1U);

@@ -19,6 +19,7 @@ struct snapshot {
         uint64_t id;
         const char *listener; /* borrowed from the fields */
         bool has_lease;
+        bool is_last; /* it was handed over; else the last process crashed */
 };
 
 /* 0, or -EINVAL. */

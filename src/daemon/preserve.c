@@ -179,9 +179,9 @@ int preserve_begin_log(struct preserve *preserve)
 
 void preserve_end_log(struct preserve *preserve)
 {
+        preserve->connections->are_stored = false;
         if (!preserve->log)
                 return;
-        preserve->connections->are_stored = false;
         (void)add_removal(preserve, store_generation(preserve->log));
         preserve->log = store_free(preserve->log);
         preserve_tell(preserve);
@@ -271,13 +271,13 @@ static int list_leases(struct taking *taking)
 }
 
 /* Its listener is gone. The lease reports for the connection when it is released, as its callbacks say. */
-static void end_homeless(struct taking *taking, const struct connection *c, const char *listener,
+static void end_homeless(struct taking *taking, const struct connection *c, const struct snapshot *snapshot,
                          struct lease *lease)
 {
         uint64_t now_usec = now(taking->preserve);
         const struct event_connection facts = {
                 .id = c->id,
-                .listener = listener,
+                .listener = snapshot->listener,
                 .identity = c->identity,
                 .remote = &c->remote,
                 .local = &(struct address){ .family = AF_UNSPEC },
@@ -294,16 +294,18 @@ static void end_homeless(struct taking *taking, const struct connection *c, cons
                 .duration_usec = now_usec - c->accepted_usec,
                 .handshake_usec = connection_handshake_usec(c),
                 .load_usec = connection_load_usec(c),
-                .last_receive_usec = now_usec - c->received_usec,
+                .last_receive_usec = now_usec - MIN(c->received_usec, now_usec),
                 .bytes_received = c->bytes_received,
                 .bytes_sent = c->bytes_sent,
         };
 
         taking->n_ended++;
-        if (lease)
+        if (lease) {
+                lease->is_recovered = !snapshot->is_last;
                 lease_release(lease, &ending);
-        else
+        } else {
                 event_closed(taking->preserve->connections->journal, &facts, &ending);
+        }
 }
 
 static void take_up(struct taking *taking, int fd, struct connection *c, struct listener *listener,
@@ -342,7 +344,7 @@ static bool is_taken_up(struct taking *taking, int fd, struct connection *c, cha
         if (listener)
                 take_up(taking, fd, c, listener, lease);
         else
-                end_homeless(taking, c, snapshot.listener, lease);
+                end_homeless(taking, c, &snapshot, lease);
         return listener;
 }
 

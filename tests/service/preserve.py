@@ -300,6 +300,8 @@ def a_listener_that_is_gone():
             record = tetherd.wait_ended(client, "shutdown")
             expect_equal(record["TETHERD_CONNECTION"], name, "its id")
         tetherd.expect_balanced(shutdown=1)
+        recovered = [words[3] for words in tetherd.effects() if words[0] == "release"]
+        expect(recovered != ["1"], "a command is told of a crash, which there was not")
 
 
 CROWDED = """
@@ -472,6 +474,23 @@ def a_crash_that_nobody_sees():
                 expect_equal(int(record["TETHERD_BYTES_SENT"]), len(b"welcome me\n") + n_echoed, "bytes sent")
         expect_equal(names, [client.id for client in clients], "ids")
         tetherd.expect_balanced(eof=4)
+
+
+@scene()
+def who_was_busy_is_not_idle_after_a_crash():
+    """Longer than idle_timeout it was there; of a UNIX socket nobody says when it last spoke."""
+    with Preserving("always", more="[listener:brisk]\nlisten = /run/tetherd/brisk, 127.0.0.1:7406\nhandler = echo\n"
+                                   "idle_timeout = 3s\n") as tetherd:
+        clients = [tetherd.connect(place) for place in ("/run/tetherd/brisk", 7406)]
+        began = time.monotonic()
+        while time.monotonic() < began + 4:
+            for client in clients:
+                client.echo()
+            select.select([], [], [], 0.1)
+        tetherd.crash()
+        for client in clients:
+            client.echo()
+        tetherd.expect_nobody_ended()
 
 
 @scene(over=("restart", "crash"))
