@@ -5,6 +5,7 @@
  */
 #include "resource/lease.h"
 #include "base/span.h"
+#include "loop/child.h"
 #include "resource/ledger.h"
 #include <inttypes.h>
 #include <limits.h>
@@ -108,8 +109,10 @@ static void queue_configure(struct queue *queue, const struct resource_config *r
 /* The claim's command is under way now. */
 static void queue_enter(struct claim *claim)
 {
-        if (!claim->queue)
+        if (!claim->type->is_queued) {
+                claim->queue = NULL; /* it had to wait, which is over */
                 return;
+        }
         claim->queue->n_under_way++;
         list_append(&claim->queue->under_way, &claim->queue_link);
 }
@@ -148,8 +151,11 @@ static void claim_enter(struct claim *claim, enum claim_state state, uint64_t sp
         timer_arm(loop_wheel(claim_loop(claim)), &claim->timer, deadline_after(claim->state_usec, span_usec));
 }
 
+/* What is short for now is told of when accepting pauses. */
 static void claim_say_ledger(const struct claim *claim, const char *what, int error)
 {
+        if (errno_is_starvation(-error))
+                return;
         log_message(journal_of(claim), LOG_WARNING, "connection %" PRIx64 ": the ledger cannot be %s: %s",
                     claim->lease->subject.id, what, strerror(-error));
 }
@@ -182,6 +188,12 @@ static void claim_take_back(struct claim *claim)
 
         if (r < 0)
                 claim_say_ledger(claim, "shortened", r);
+}
+
+int claim_note_anew(struct claim *claim)
+{
+        claim_take_back(claim);
+        return claim_note(claim);
 }
 
 static void claim_synced(struct sync *sync, int error)
@@ -250,12 +262,12 @@ static void claim_begin_load(struct claim *claim)
                                 r > 0 && reason ? reason : strerror(abs(r)));
                 return;
         }
+        claim->queued_usec = now(claim);
         if (!claim->queue) {
                 claim_start_load(claim);
                 return;
         }
         claim_enter(claim, CLAIM_LOAD_QUEUED, claim->config->queue_timeout);
-        claim->queued_usec = now(claim);
         list_append(&claim->queue->loads, &claim->queue_link);
         queue_run(claim->queue);
 }
@@ -269,6 +281,10 @@ static void claim_drop(struct claim *claim)
 
 static void claim_intent_secured(struct claim *claim, int error)
 {
+        if (error < 0 && errno_is_starvation(-error)) {
+                claim_defer(claim, -error);
+                return;
+        }
         if (error < 0) {
                 queue_leave(claim);
                 claim_drop(claim);
@@ -301,12 +317,12 @@ static void claim_drop_intent(struct claim *claim)
 static void claim_begin_release(struct claim *claim)
 {
         sync_deinit(&claim->sync); /* that it is loaded need not be on disk any more */
+        claim->queued_usec = now(claim);
         if (!claim->type->is_queued) {
                 claim_start_release(claim);
                 return;
         }
         claim_enter(claim, CLAIM_RELEASE_QUEUED, USEC_INFINITY);
-        claim->queued_usec = now(claim);
         list_append(&claim->queue->releases, &claim->queue_link);
         queue_run(claim->queue);
 }
@@ -334,6 +350,7 @@ static void claim_timer(struct timer *timer)
         case CLAIM_LOAD_QUEUED:
                 list_unlink(&claim->queue_link);
                 claim_return_socket(claim);
+                claim_drop(claim);
                 claim_fail_load(claim, LEASE_LOAD_TIMEOUT, false, -1,
                                 "waited in the queue for longer than queue_timeout");
                 break;
@@ -446,14 +463,12 @@ void claim_defer(struct claim *claim, int error)
 {
         struct queue *queue;
 
-        if (claim->queue) {
+        if (claim->type->is_queued)
                 queue_take_back(claim);
-        } else {
+        else
                 claim->queue = &claim->lease->leases->deferred;
-                claim->queued_usec = now(claim);
-        }
         queue = claim->queue;
-        if (claim->state == CLAIM_LOADING) {
+        if (claim->state == CLAIM_LOADING || claim->state == CLAIM_INTENDED) {
                 claim_enter(claim, CLAIM_LOAD_QUEUED, USEC_INFINITY);
                 timer_arm(loop_wheel(claim_loop(claim)), &claim->timer,
                           deadline_after(claim->queued_usec, claim->config->queue_timeout));
@@ -470,7 +485,7 @@ void claim_defer(struct claim *claim, int error)
 
 void claim_wait(struct claim *claim, uint64_t span_usec, enum lease_failure failure, const char *reason)
 {
-        assert(claim->state == CLAIM_LOADING && !claim->queue && claim->type->drop);
+        assert(claim->state == CLAIM_LOADING && !claim->type->is_queued && claim->type->drop);
         claim->wait_failure = failure;
         claim->wait_reason = reason;
         claim_enter(claim, CLAIM_WAITING, span_usec);
@@ -659,6 +674,7 @@ static void lease_step_release(struct lease *lease)
                 case CLAIM_LOAD_QUEUED: /* it waits for its turn: dropped */
                         list_unlink(&claim->queue_link);
                         claim_enter(claim, CLAIM_EMPTY, USEC_INFINITY);
+                        claim_drop(claim);
                         break;
                 case CLAIM_INTENDED: /* for the disk */
                         claim_drop_intent(claim);

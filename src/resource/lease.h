@@ -133,10 +133,10 @@ struct claim {
         struct lease *lease;
         const struct resource_type *type;     /* `none`, until it is known */
         const struct resource_config *config; /* NULL when restored from the ledger */
-        struct queue *queue; /* NULL when the type is not queued, and it was never deferred */
-        char *name;          /* of the resource */
-        char *value;         /* NULL until loaded */
-        void *data;          /* the type's own */
+        struct queue *queue;                  /* NULL when the type is not queued, unless it is deferred */
+        char *name;                           /* of the resource */
+        char *value;                          /* NULL until loaded */
+        void *data;                           /* the type's own */
         enum claim_state state;
         bool is_persistent;
         bool was_under_way;  /* restored: its load or release was under way when the last run ended */
@@ -313,6 +313,8 @@ int claim_save(struct claim *claim);
 
 /* The same, of what is nothing any more when this load is deferred, or this release is or fails. */
 int claim_note(struct claim *claim);
+/* The same, in place of what this attempt noted before. */
+int claim_note_anew(struct claim *claim);
 
 /*
  * The same, and `secured` follows when the record is where the claim needs it: from inside this call, or for a

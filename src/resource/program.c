@@ -480,7 +480,7 @@ static int program_bind(struct helper *helper)
         if (helper->process.pid == process->pid && helper->process.start == process->start)
                 return 0;
         helper->process = *process;
-        return claim_save(helper->claim);
+        return helper->is_loading ? claim_save(helper->claim) : claim_note_anew(helper->claim);
 }
 
 static int program_ask(struct helper *helper)

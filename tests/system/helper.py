@@ -372,6 +372,27 @@ def it_dies_while_it_releases():
 
 
 @scene()
+def its_record_does_not_grow_when_it_dies_again_and_again():
+    program = """
+        for request in requests():
+            if request.verb == "RELEASE" and not (HERE / "well").exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+            request.ok()
+    """
+    with shop(program, keys="release_timeout = infinity") as daemon:
+        started(daemon)
+        client = served(daemon).close()
+        sizes = []
+        for n_deaths in range(1, 6):
+            eventually(lambda n=n_deaths: n_asked(daemon, "RELEASE") == n, "it is asked again")
+            sizes.append(sum(Path(path).stat().st_size for path in daemon.ledger_files()))
+            daemon.reload()  # so that nobody waits for the next one
+        (daemon.directory / "well").touch()
+        daemon.wait_ended(client, "eof", timeout=30)
+        expect_equal(sizes[2:], sizes[1:2] * 3, "bytes of the record, once it was asked twice")
+
+
+@scene()
 def lines_that_are_no_answers():
     program = """
         for request in requests():

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import select
 import time
@@ -164,6 +165,39 @@ def out_of_descriptors_then_some_leave():
             client.close()
         daemon.wait_record("accept-paused", PRIORITY=4)
         resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, old)
+
+
+RECORDED = {"exec": "type = exec\nload = <mark> %i\nrelease = <mark> %i\n", "pool": "type = pool\nitems = 1-100\n",
+            "directory": "type = directory\npath = <dir>/connections/%i\n",
+            "process": "type = process\ncommand = sleep 1000\n"}
+KINDS = [*RECORDED, "exec, persistent", "directory, persistent"]
+
+
+def leave_free(pid, n):
+    """The process may have so many more descriptors. Returns the limit that it had."""
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    limit = 0
+    while n > 0 or limit in taken:
+        n -= limit not in taken
+        limit += 1
+    old = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, old[1]))
+    return old
+
+
+@scene(over=[f"{kind}, {n} left" for kind in KINDS for n in (1, 2, 3)])
+def no_descriptor_for_what_is_recorded(what):
+    """Whoever gets the last one needs more of them to load: that is waited for, not failed."""
+    kind, *more, left = what.split(", ")
+    text = RECORDED[kind] + ("persistent = yes\n" if more else "")
+    with Daemon(f"[listener:a]\nlisten = <tcp4>\nhandler = echo\nresources = r\n[resource:r]\n{text}") as daemon:
+        old = leave_free(daemon.pid, int(left.split()[0]))
+        clients = [daemon.connect().send(b"hello") for _ in range(12)]
+        daemon.wait_record("accept-paused", PRIORITY=4, MESSAGE=re.compile("Too many open files"))
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, old)
+        for client in clients:
+            expect_equal(client.receive(5), b"hello", "echo")
+        daemon.wait_record("accept-resumed")
 
 
 if __name__ == "__main__":
