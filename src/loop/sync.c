@@ -138,8 +138,9 @@ int syncer_new(struct syncer **ret_syncer, struct loop *loop)
         list_init(&syncer->under_way);
         _cleanup_close_ int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         r = fd < 0 ? -errno : 0;
+        /* EAGAIN: others have all that fs.aio-max-nr allows, which is not over in a moment. */
         if (r == 0 && syscall(SYS_io_setup, UNDER_WAY_MAX, &syncer->context) < 0)
-                r = -errno;
+                r = errno == EAGAIN ? -EBUSY : -errno;
         if (r == 0) {
                 r = source_init(&syncer->source, loop, fd, EPOLLIN, EPOLLIN, syncer_ready);
                 if (r < 0)

@@ -113,6 +113,9 @@ static void helper_release(struct claim *claim)
 {
         struct helper *helper = claim->data;
 
+        /* What was noted of the last attempt may have been cut off: whoever is asked now is noted anew. */
+        if (!helper->is_loading)
+                helper->process = (struct process_identity){ 0 };
         helper->is_loading = false;
         if (program_has_room(helper->program)) {
                 program_ask_release(helper);

@@ -151,10 +151,17 @@ static void claim_enter(struct claim *claim, enum claim_state state, uint64_t sp
         timer_arm(loop_wheel(claim_loop(claim)), &claim->timer, deadline_after(claim->state_usec, span_usec));
 }
 
-/* What is short for now is told of when accepting pauses. */
+static bool claim_can_wait(const struct claim *claim)
+{
+        return claim->state == CLAIM_LOAD_QUEUED || claim->state == CLAIM_INTENDED ||
+               claim->state == CLAIM_LOADING || claim->state == CLAIM_RELEASE_QUEUED ||
+               claim->state == CLAIM_RELEASING;
+}
+
+/* What is short for now, and is waited for, is told of when accepting pauses. */
 static void claim_say_ledger(const struct claim *claim, const char *what, int error)
 {
-        if (errno_is_starvation(-error))
+        if (errno_is_starvation(-error) && claim_can_wait(claim))
                 return;
         log_message(journal_of(claim), LOG_WARNING, "connection %" PRIx64 ": the ledger cannot be %s: %s",
                     claim->lease->subject.id, what, strerror(-error));
@@ -472,7 +479,10 @@ void claim_defer(struct claim *claim, int error)
                 claim_enter(claim, CLAIM_LOAD_QUEUED, USEC_INFINITY);
                 timer_arm(loop_wheel(claim_loop(claim)), &claim->timer,
                           deadline_after(claim->queued_usec, claim->config->queue_timeout));
-                list_prepend(&queue->loads, &claim->queue_link);
+                if (claim->type->is_queued)
+                        list_prepend(&queue->loads, &claim->queue_link);
+                else /* what one is short of, the next may not be */
+                        list_append(&queue->loads, &claim->queue_link);
         } else {
                 assert(claim->state == CLAIM_RELEASING);
                 claim_enter(claim, CLAIM_RELEASE_QUEUED, USEC_INFINITY);
@@ -495,6 +505,7 @@ void claim_wait(struct claim *claim, uint64_t span_usec, enum lease_failure fail
 void claim_proceed(struct claim *claim)
 {
         assert(claim->state == CLAIM_WAITING);
+        claim->queued_usec = now(claim);
         claim_start_load(claim);
 }
 
@@ -558,7 +569,8 @@ void claim_release_failed(struct claim *claim, int exit_status, const char *reas
         claim_report(claim, "release", exit_status, reason, &connection, &resource);
         event_release_failed(journal_of(claim), &connection, &resource,
                              claim->release_attempts - MIN(claim->n_attempts, claim->release_attempts));
-        claim_take_back(claim);
+        if (claim->type->is_queued) /* a command has ended, which a helper that was asked need not have */
+                claim_take_back(claim);
         if (claim->n_attempts < claim->release_attempts) {
                 claim_enter(claim, CLAIM_RETRYING, RETRY_USEC << MIN(claim->n_attempts - 1, 16U));
         } else {

@@ -44,8 +44,9 @@ struct leases {
         struct journal *journal;
         struct ledger *ledger; /* NULL: nothing is recorded (tests, benchmarks) */
         struct list queues;    /* one struct queue a resource name */
-        struct queue deferred; /* without a bound: claims of no other queue that said claim_defer() */
-        struct list all;       /* every struct lease */
+        struct queue
+                deferred; /* without a bound: loads of no other queue that were deferred, each in its turn */
+        struct list all;  /* every struct lease */
         size_t n_leases;
         size_t n_releasing;             /* leases; quarantined ones only while they are tried again */
         size_t n_quarantined;           /* claims */
@@ -282,7 +283,7 @@ void claim_load_refused(struct claim *claim, const char *reason);
 
 /*
  * From inside load() or release(): nothing was begun, for want of processes, memory or descriptors (`error`, an errno).
- * It waits, or waits again, as the first of those it was among, until there may be some; then it is called again.
+ * It waits, or waits again as the first of its queue, until there may be some; then it is called again.
  */
 void claim_defer(struct claim *claim, int error);
 
@@ -311,7 +312,7 @@ void claim_release_failed(struct claim *claim, int exit_status, const char *reas
 /* The type changed `data` in a way that the ledger must know before it goes on. 0 or a negative errno. */
 int claim_save(struct claim *claim);
 
-/* The same, of what is nothing any more when this load is deferred, or this release is or fails. */
+/* The same, of what is nothing any more when this load or release is deferred, or the command of a release failed. */
 int claim_note(struct claim *claim);
 /* The same, in place of what this attempt noted before. */
 int claim_note_anew(struct claim *claim);

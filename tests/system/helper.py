@@ -372,6 +372,32 @@ def it_dies_while_it_releases():
 
 
 @scene()
+def who_is_asked_is_on_record():
+    """So that the next run of the daemon, if this one dies, ends it before it asks another."""
+    program = """
+        for request in requests():
+            if request.verb == "RELEASE" and not (HERE / "failed").exists():
+                (HERE / "failed").touch()
+                tell("FAIL " + request.number)
+                continue
+            if request.verb == "RELEASE":
+                hold("go")
+            request.ok()
+    """
+    with shop(program) as daemon:
+        first = started(daemon)
+        client = served(daemon)
+        os.kill(first, signal.SIGKILL)
+        second = started(daemon, count=2)
+        client.close()
+        eventually(lambda: n_asked(daemon, "RELEASE") == 2, "it is asked again")
+        record = "".join(Path(path).read_text() for path in daemon.ledger_files())
+        expect_equal(re.findall(r"^pid=(.*)$", record, re.M)[-1], str(second), "who is on record")
+        (daemon.directory / "go").touch()
+        daemon.wait_ended(client, "eof")
+
+
+@scene()
 def its_record_does_not_grow_when_it_dies_again_and_again():
     program = """
         for request in requests():
