@@ -38,8 +38,13 @@ void stop_check(struct daemon *daemon)
 {
         const struct connections *connections = &daemon->connections;
 
-        /* Not only connections release: so do quarantined leases that are tried again. */
-        if (daemon->n_recovering > 0 || daemon->leases.n_releasing > 0)
+        if (daemon->n_recovering > 0)
+                return;
+        /*
+         * Not only connections release: so do quarantined leases that are tried again. But once the manager has read
+         * what was handed over, the time of all of them is over.
+         */
+        if (daemon->leases.n_releasing > 0 && daemon->state != DAEMON_LEFT)
                 return;
         if (daemon->state == DAEMON_DRAINING && connections->n_connections == 0)
                 leave_when_ended(daemon);

@@ -182,7 +182,7 @@ void loop_event_changed(struct loop *loop)
 static int timeout_msec(struct loop *loop, uint64_t timeout_usec)
 {
         if (!list_is_empty(&loop->ready) || !list_is_empty(&loop->ends) || !list_is_empty(&loop->again) ||
-            loop->is_exiting || loop->hook_usec == 0)
+            loop->graves || loop->is_exiting || loop->hook_usec == 0)
                 return 0;
 
         uint64_t next_usec = MIN(wheel_next(&loop->wheel), loop->hook_usec);
