@@ -456,7 +456,14 @@ static int plan_show_kept(struct listener_plan *plan, size_t n_shown, const char
         return 0;
 }
 
-/* Whether it may be ourselves who have the port: at another of its addresses, as bind(2) compares them. */
+static bool is_any(const struct address *address)
+{
+        static const uint8_t any[sizeof(address->ip)];
+
+        return memcmp(address->ip, any, sizeof(any)) == 0;
+}
+
+/* Whether it may be ourselves who have the port, as bind(2) compares addresses. */
 static bool overlaps_open(const struct listeners *listeners, const struct endpoint *endpoint)
 {
         struct address address;
@@ -465,11 +472,14 @@ static bool overlaps_open(const struct listeners *listeners, const struct endpoi
         list_for_each (node, &listeners->all) {
                 const struct listener *listener = container_of(node, struct listener, link);
 
-                list_for_each (socket_node, &listener->sockets)
-                        if (endpoint->kind == ENDPOINT_IP &&
-                            container_of(socket_node, struct listening_socket, link)->address.port ==
-                                    address.port)
+                list_for_each (socket_node, &listener->sockets) {
+                        const struct address *open =
+                                &container_of(socket_node, struct listening_socket, link)->address;
+
+                        if (endpoint->kind == ENDPOINT_IP && open->port == address.port &&
+                            (is_any(open) || is_any(&address) || memcmp(open->ip, address.ip, 16) == 0))
                                 return true;
+                }
         }
         return false;
 }

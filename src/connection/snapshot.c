@@ -116,8 +116,11 @@ int snapshot_read(struct connection *c, char *const *fields, int fd)
         if (!number(fields, "is_last")) {
                 c->fin = fin_usec > 0; /* as far as counting is concerned */
                 stream_recount(c, fd);
-                if (c->is_unix) /* where the kernel does not say when the last bytes came, idle_timeout begins anew */
+                /* Where the kernel does not say when the last bytes came, idle_timeout begins anew. */
+                if (c->is_unix && fin_usec == 0)
                         c->received_usec = clock_usec(CLOCK_MONOTONIC);
+                if (c->received_usec != number(fields, "received"))
+                        c->paused = 0;
         }
         if (fin_usec > 0)
                 c->fin = MAX(span_pack(fin_usec > c->received_usec ? fin_usec - c->received_usec : 0), 1U);
