@@ -265,7 +265,8 @@ class Service(Records):
     def connect(self, to, **options):
         """A client, see Machine.socket()."""
         kind = "unix" if isinstance(to, str) else "tcp4"
-        client = Client(self, kind, self.machine.socket(to, **options))
+        port = to[1][1] if isinstance(to, tuple) else to
+        client = Client(self, kind, self.machine.socket(to, **options), None if kind == "unix" else port)
         self.clients.append(client)
         return client
 

@@ -13,11 +13,13 @@ from harness.basics import eventually, expect
 class Client:
     """One client. `id` is what the daemon calls it, learnt from its `accepted` record."""
 
-    def __init__(self, daemon, kind, sock):
+    def __init__(self, daemon, kind, sock, server_port=None):
         self.daemon = daemon
         self.kind = kind
         self.socket = sock
         self.address, self.port = sock.getsockname()[:2] if sock.family != socket.AF_UNIX else ("unix", None)
+        # As its records tell them. Clients of two ports of the daemon may have the same one themselves.
+        self.ends = (self.address, self.port and str(self.port), server_port and str(server_port))
         self.run = daemon.n_runs
         self._id = None
         self._buffer = bytearray()

@@ -268,8 +268,9 @@ class Daemon(Records, Kernel, Books):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         if source:
             sock.bind((source, 0))
-        sock.connect(address or default)
-        client = Client(self, kind, sock)
+        address = address or default
+        sock.connect(address)
+        client = Client(self, kind, sock, None if family == socket.AF_UNIX else address[1])
         self.clients.append(client)
         return client
 

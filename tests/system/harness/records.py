@@ -4,6 +4,7 @@ import errno
 import re
 import select
 import time
+from collections import defaultdict
 
 from harness.basics import SLOW, Failure, eventually, expect
 from harness.journald import journald
@@ -74,24 +75,19 @@ class Records:
         return self.records
 
     def name_clients(self):
-        """Gives each client of this run its id: by address on TCP, by order on UNIX sockets."""
+        """Gives each client of this run its id: by its two ends, then by order."""
         def probe():
             self.poll_records()
             taken = {client._id for client in self.clients}
             accepted = [record for record in self.find("accepted") if record["TETHERD_CONNECTION"] not in taken]
-            by_address, by_order = {}, []
+            waiting = defaultdict(list)
             for record in accepted:
-                if record.get("TETHERD_REMOTE_ADDRESS") == "unix":
-                    by_order.append(record["TETHERD_CONNECTION"])
-                else:
-                    by_address[record["TETHERD_REMOTE_ADDRESS"], int(record["TETHERD_REMOTE_PORT"])] = (
-                        record["TETHERD_CONNECTION"])
+                ends = (record["TETHERD_REMOTE_ADDRESS"], record.get("TETHERD_REMOTE_PORT"), record.get("TETHERD_LOCAL_PORT"))
+                waiting[ends].append(record["TETHERD_CONNECTION"])
             unnamed = [client for client in self.clients if client._id is None]
             for client in unnamed:
-                if client.port is not None:
-                    client._id = by_address.get((client.address, client.port))
-                elif by_order:
-                    client._id = by_order.pop(0)
+                ids = waiting[client.ends]
+                client._id = ids.pop(0) if ids else None
             return all(client._id for client in unnamed)
         eventually(probe, "every client has an `accepted` record")
 
