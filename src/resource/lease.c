@@ -12,8 +12,6 @@
 #include <stdio.h>
 
 #define RETRY_USEC (1 * USEC_PER_SEC)
-#define STARVE_RETRY_USEC \
-        (50 * USEC_PER_MSEC) /* a listener looks as often: accepting goes on within twice that */
 
 static void lease_step(struct lease *lease);
 static void claim_timer(struct timer *timer);
@@ -82,21 +80,19 @@ static void queue_retry(struct timer *timer)
         struct queue *queue = container_of(timer, struct queue, retry);
 
         queue->is_starved = false;
-        queue->leases->n_starved--;
+        leases_relieve(queue->leases);
         queue_run(queue);
 }
 
 static void queue_starve(struct queue *queue, int error)
 {
-        struct leases *leases = queue->leases;
+        struct loop *loop = queue->leases->loop;
 
-        leases->starved_error = error;
         if (queue->is_starved) /* one that had its turn before waited for the disk until now */
                 return;
         queue->is_starved = true;
-        leases->n_starved++;
-        timer_arm(loop_wheel(leases->loop), &queue->retry,
-                  deadline_after(loop_now(leases->loop), STARVE_RETRY_USEC));
+        leases_starve(queue->leases, error);
+        timer_arm(loop_wheel(loop), &queue->retry, deadline_after(loop_now(loop), STARVE_RETRY_USEC));
 }
 
 /* A lease may be younger than the configuration in force, and born with an older one. */
@@ -947,6 +943,18 @@ static int configure_types(struct leases *leases, const struct config *config)
 int leases_starvation(const struct leases *leases)
 {
         return leases->n_starved > 0 ? leases->starved_error : 0;
+}
+
+void leases_starve(struct leases *leases, int error)
+{
+        leases->n_starved++;
+        leases->starved_error = error;
+}
+
+void leases_relieve(struct leases *leases)
+{
+        assert(leases->n_starved > 0);
+        leases->n_starved--;
 }
 
 bool leases_end(struct leases *leases)

@@ -50,7 +50,7 @@ struct leases {
         size_t n_leases;
         size_t n_releasing;             /* leases; quarantined ones only while they are tried again */
         size_t n_quarantined;           /* claims */
-        size_t n_starved;               /* queues whose commands cannot be started */
+        size_t n_starved;               /* leases_starve() less leases_relieve() */
         int starved_error;              /* why not, the last time; meaningful while there are any */
         void *shared[N_RESOURCE_KINDS]; /* each type's own: resource.h */
         /* What leases_end() waits for has ended, or the release of a lease that nobody waits for. May be NULL. */
@@ -70,8 +70,15 @@ size_t leases_abandon(struct leases *leases);
 /* Tries every quarantined claim again: at once, or when all else of its lease is released. */
 void leases_retry(struct leases *leases);
 
+/* What could not be started for want of processes, descriptors or memory is tried again after this. */
+#define STARVE_RETRY_USEC \
+        (50 * USEC_PER_MSEC) /* a listener looks as often: accepting goes on within twice that */
+
 /* Why no command can be started at present (an errno); 0: as far as we know they can. */
 int leases_starvation(const struct leases *leases);
+/* One more has something to start and cannot, for this errno, until it says leases_relieve(): accepting pauses. */
+void leases_starve(struct leases *leases, int error);
+void leases_relieve(struct leases *leases);
 
 /*
  * No lease asks for anything any more: ends what types share and what runs, as it wants to be ended. Returns whether

@@ -102,6 +102,21 @@ static void program_close_input(struct program *program)
         program->output_begin = program->output_end = 0;
 }
 
+/* What it needs to start is short for now: listeners let nobody in who would wait for it. */
+static void program_starve(struct program *program, int error)
+{
+        program->is_starved = true;
+        leases_starve(program->helpers->leases, error);
+        program->not_before_usec = deadline_after(now(program), STARVE_RETRY_USEC);
+}
+
+static void program_relieve(struct program *program)
+{
+        if (program->is_starved)
+                leases_relieve(program->helpers->leases);
+        program->is_starved = false;
+}
+
 void program_free(struct program *program)
 {
         assert(list_is_empty(&program->asked) && list_is_empty(&program->releases) &&
@@ -247,13 +262,15 @@ static void program_break(struct program *program, int priority, const char *rea
 /* What is due next for one that does not run. */
 static void program_schedule(struct program *program)
 {
+        bool is_ending = program->helpers->is_ending, has_work = !is_ending && program_has_work(program);
+
         assert(program->state == PROGRAM_DOWN);
-        if (program->helpers->is_ending)
-                timer_disarm(&program->timer);
-        else if (!program_is_needed(program))
-                program_arm(program, now(program)); /* freed when nobody is looking */
-        else if (program_has_work(program))
+        if (!has_work)
+                program_relieve(program);
+        if (has_work)
                 program_arm(program, program->not_before_usec);
+        else if (!is_ending && !program_is_needed(program))
+                program_arm(program, now(program)); /* freed when nobody is looking */
         else
                 timer_disarm(&program->timer);
 }
@@ -650,9 +667,11 @@ static int program_spawn(struct program *program)
 static void program_start(struct program *program)
 {
         struct journal *journal = program->helpers->leases->journal;
+        bool was_starved = program->is_starved;
         char span[SPAN_TEXT_MAX];
         int r = program_end_orphans(program);
 
+        program_relieve(program);
         program->started_usec = now(program);
         if (r == 0)
                 r = program_spawn(program);
@@ -664,10 +683,19 @@ static void program_start(struct program *program)
                 return;
         }
         program_forget_end(program);
-        program_back_off(program);
-        log_message(journal, LOG_ERR, "helper %s: %s cannot be started: %s; tried again after %s",
-                    program->name, program->command[0], strerror(-r),
-                    span_format(program->backoff_usec, span));
+        if (errno_is_starvation(-r)) { /* no fault of its own */
+                program_starve(program, -r);
+                if (!was_starved)
+                        log_message(journal, LOG_WARNING,
+                                    "helper %s: %s cannot be started: %s; tried again every %s",
+                                    program->name, program->command[0], strerror(-r),
+                                    span_format(STARVE_RETRY_USEC, span));
+        } else {
+                program_back_off(program);
+                log_message(journal, LOG_ERR, "helper %s: %s cannot be started: %s; tried again after %s",
+                            program->name, program->command[0], strerror(-r),
+                            span_format(program->backoff_usec, span));
+        }
         program_schedule(program);
 }
 

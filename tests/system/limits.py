@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import select
+import signal
 import time
 
 from harness import MARK, Daemon, expect, expect_equal, main, scene
@@ -198,6 +199,38 @@ def no_descriptor_for_what_is_recorded(what):
         for client in clients:
             expect_equal(client.receive(5), b"hello", "echo")
         daemon.wait_record("accept-resumed")
+
+
+@scene(over=[str(n) for n in (0, 1, 4, 7)])
+def no_descriptor_for_a_helper(n_left):
+    """It comes back as soon as there are some, and its back-off is not for that."""
+    answer = 'while read -r verb number rest; do echo "OK $number"; done'
+    text = ("[listener:a]\nlisten = <tcp4>\nhandler = echo\nresources = r\n"
+            "[resource:r]\ntype = helper\ncommand = <answer>\n")
+    with Daemon(text, scripts={"answer": answer}) as daemon:
+        first = daemon.connect_ready().echo()
+        helper = re.compile("^helper r: started, pid ([0-9]+)")
+        pid = int(helper.match(daemon.wait_record(MESSAGE=helper)["MESSAGE"])[1])
+        old = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (3, old[1]))
+        os.kill(pid, signal.SIGKILL)
+        daemon.wait_record(MESSAGE=re.compile("^helper r: pid [0-9]+ ended"))
+        leave_free(daemon.pid, int(n_left))
+        clients = [daemon.connect().send(b"hello") for _ in range(3)]
+        short = re.compile("^helper r: .*/answer cannot be started: Too many open files; tried again every 50ms")
+        daemon.wait_record(PRIORITY=4, MESSAGE=short)
+        clients.append(daemon.connect().send(b"hello"))
+        daemon.wait_record("accept-paused", PRIORITY=4, MESSAGE=re.compile("Too many open files"))
+        first.echo()
+        ticks = daemon.cpu_ticks()
+        expect(not is_answered(clients[-1], 1.5), "its helper has no descriptors")
+        expect(daemon.cpu_ticks() - ticks <= 10, "it is busy while it is out of descriptors")
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, old)
+        for client in clients:
+            expect_equal(client.receive(5), b"hello", "echo")
+        daemon.wait_record("accept-resumed")
+        expect_equal(len(daemon.find(MESSAGE=re.compile("cannot be started"))), 1, "how often it is told")
+        first.echo()
 
 
 if __name__ == "__main__":

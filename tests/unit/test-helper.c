@@ -7,6 +7,7 @@
 #include "config/config.h"
 #include "loop/child.h"
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #define ANSWER_ALL "while read -r verb number rest; do echo \"OK $number\"; done"
@@ -273,6 +274,53 @@ START_TEST(test_cannot_start)
 }
 END_TEST
 
+static int lowest_free_fd(void)
+{
+        int fd = dup(STDIN_FILENO);
+
+        ck_assert_int_ge(fd, 0);
+        (void)close(fd);
+        return fd;
+}
+
+static void set_descriptors(const struct rlimit *limit)
+{
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, limit), 0);
+}
+
+START_TEST(test_short_of_descriptors)
+{
+        struct claim *claim = helper_open_prepared(ANSWER_ALL);
+        struct rlimit limit, none;
+
+        ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+        none = (struct rlimit){ .rlim_cur = (rlim_t)lowest_free_fd(), .rlim_max = limit.rlim_max };
+        set_descriptors(&none);
+        claim->type->load(claim);
+        wait_for_line(&seen.log, "<4> helper third: /bin/sh cannot be started: Too many open files; "
+                                 "tried again every 50ms");
+        for (int i = 0; i < 3; i++) /* no back-off, and it is said once */
+                ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
+        ck_assert_uint_eq(strv_length(seen.log), 1);
+        ck_assert_uint_eq(leases.n_starved, 1);
+        ck_assert_int_eq(leases.starved_error, EMFILE);
+        claim->type->drop(claim);
+        while (leases.n_starved > 0) /* nobody waits for it any more */
+                ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
+        set_descriptors(&limit);
+        claims_prepare(claim);
+
+        set_descriptors(&none);
+        claim->type->load(claim);
+        while (leases.n_starved == 0)
+                ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
+        set_descriptors(&limit);
+        ck_assert_int_eq(claims_wait(), LOADED);
+        ck_assert_uint_eq(leases.n_starved, 0);
+        helper_close(claim);
+}
+END_TEST
+
 START_TEST(test_too_long)
 {
         struct claim *claim = helper_open(ANSWER_ALL);
@@ -494,5 +542,6 @@ START_TEST(test_records_that_are_none)
 END_TEST
 
 UNIT_MAIN("helper", test_answers, test_requests, test_environment, test_death_at_release, test_late_answer,
-          test_nonsense_is_not_endless, test_cannot_start, test_too_long, test_reload, test_needed_again,
-          test_end_is_firm, test_closed_pipes, test_recovery, test_records_that_are_none)
+          test_nonsense_is_not_endless, test_cannot_start, test_short_of_descriptors, test_too_long,
+          test_reload, test_needed_again, test_end_is_firm, test_closed_pipes, test_recovery,
+          test_records_that_are_none)
