@@ -307,10 +307,7 @@ START_TEST(test_short_of_descriptors)
         claim->type->drop(claim);
         while (leases.n_starved > 0) /* nobody waits for it any more */
                 ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
-        set_descriptors(&limit);
-        claims_prepare(claim);
 
-        set_descriptors(&none);
         claim->type->load(claim);
         while (leases.n_starved == 0)
                 ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
