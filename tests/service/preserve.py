@@ -276,6 +276,23 @@ def what_is_not_ready_is_waited_for_and_ends():
 
 
 @scene()
+def a_release_that_outlasts_the_time():
+    """At drain_timeout nobody waits for it any more; the next process does it again."""
+    with Preserving() as tetherd:
+        tetherd.configure(tetherd.config.replace("preserve =", "drain_timeout = 1s\npreserve ="))
+        tetherd.restart()
+        stays, leaves = tetherd.come(HOME), tetherd.come(HOME)
+        machine().write("/run/tetherd/slow", "")
+        tetherd.leave(leaves)
+        eventually(lambda: ["release", leaves.id, "eof"] in [words[:3] for words in tetherd.effects()], "its release is at work")
+        tetherd.restart(lambda: machine().path("/run/tetherd/slow").unlink())
+        stays.echo()
+        tetherd.wait_record("closed", TETHERD_CONNECTION=leaves.id, TETHERD_CAUSE="orphaned")
+        tetherd.leave(stays)
+        tetherd.wait_ended(stays, "eof")
+
+
+@scene()
 def a_stop_ends_and_releases():
     with Preserving() as tetherd:
         clients = [tetherd.come(place) for place in (HOME, SOCKET, BARE)]
