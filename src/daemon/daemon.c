@@ -260,8 +260,11 @@ static int daemon_open_listeners(struct daemon *daemon)
         r = reload_apply(daemon, daemon->config, &fault);
         if (r < 0)
                 say_fault("%s", fault ? fault : strerror(-r));
-        /* What we may not do, or a plugin is not, does not get better by trying again, as the unit would otherwise. */
-        return r == -EPERM || r == -EACCES || r == -ENOEXEC ? EXIT_CONFIG : r;
+        /*
+         * What we may not do, a plugin is not or our limits do not allow does not get better by trying again, as the
+         * unit would otherwise.
+         */
+        return r == -EPERM || r == -EACCES || r == -ENOEXEC || r == -ERANGE ? EXIT_CONFIG : r;
 }
 
 /* What needs no clean-up of its own on the way; daemon_deinit() takes any half-built daemon. */

@@ -121,7 +121,7 @@ static int max_connections(const struct daemon *daemon, const struct config *con
                      config_where(config, "daemon", "max_connections", where), daemon->n_descriptors,
                      most) < 0)
                 return -ENOMEM;
-        return -EMFILE;
+        return -ERANGE;
 }
 
 static void say_warnings(const struct daemon *daemon, const struct config *config)

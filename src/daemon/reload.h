@@ -11,7 +11,8 @@ void reload(struct daemon *daemon);
 
 /*
  * Listeners and limits become those of `config`, which may be the daemon's own. 0; or a negative errno with
- * *ret_fault, a line owned by the caller, and then nothing has changed.
+ * *ret_fault, a line owned by the caller, and then nothing has changed. -EPERM, -EACCES, -ENOEXEC (a plugin that is
+ * none) and -ERANGE (more connections than there can be descriptors) stay so until somebody changes something.
  */
 int reload_apply(struct daemon *daemon, struct config *config, char **ret_fault);
 

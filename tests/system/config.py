@@ -316,7 +316,7 @@ def missing_directory_of_a_socket():
 def more_connections_than_descriptors():
     with Files("[listener:a]\nlisten = <tcp4>\n") as files:
         files.configure("[listener:a]\nlisten = <tcp4>\n", max_connections=100_000_000)
-        expect_refused(files, 1, "max_connections", "100000000")
+        expect_refused(files, 78, f"{files.config_path}:", "max_connections", "100000000", "descriptor limit")
 
 
 @scene(over=("runtime_directory", "state_directory"))

@@ -163,6 +163,16 @@ def new_listener_that_cannot_open_changes_nothing():
 
 
 @scene()
+def more_connections_than_descriptors_change_nothing():
+    with Daemon(first()) as daemon:
+        daemon.configure(first("two"), max_connections=100_000_000)
+        daemon.reload()
+        record = daemon.wait_record("reload-failed", PRIORITY=3)
+        expect("max_connections = 100000000: does not fit" in record["MESSAGE"], record["MESSAGE"])
+        expect_equal(greeting_of(daemon.connect()), "one", "greeting of a new connection")
+
+
+@scene()
 def several_at_once():
     with Daemon(first()) as daemon:
         client = daemon.connect_ready()
