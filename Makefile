@@ -25,7 +25,7 @@ LOOP := $(addprefix loop/,loop timer slice child lines sync)
 JOURNAL := $(addprefix journal/,record ring limit pace sink journal events)
 CONFIG := $(addprefix config/,ini suggest keys number value section check print config)
 SERVICE := $(addprefix service/,notify fds store manager lock ids unit bus)
-RESOURCE := $(addprefix resource/,resource environment none tree directory saved command exec pool process unit request program helper lease text ledger)
+RESOURCE := $(addprefix resource/,resource environment none tree directory saved command exec pool process unit request program helper queue lease text ledger)
 HANDLER := $(addprefix handler/,handler plugin)
 CONNECTION := $(addprefix connection/,cause admission proxy handshake machine stream guest connection snapshot listening listener explain)
 DAEMON := $(addprefix daemon/,daemon privileges preserve recover reload report stop summary)
@@ -82,11 +82,12 @@ UNIT_lock := service/lock
 UNIT_ids := service/ids
 UNIT_loop := loop/timer loop/loop
 UNIT_sync := loop/timer loop/loop loop/sync
-UNIT_lease := base/address base/span base/words base/fields $(addprefix loop/,timer loop slice child) $(addprefix resource/,environment lease text ledger)
+UNIT_queue := loop/timer loop/loop resource/queue
+UNIT_lease := base/address base/span base/words base/fields $(addprefix loop/,timer loop slice child) $(addprefix resource/,environment queue lease text ledger)
 UNIT_ledger := $(UNIT_lease)
 UNIT_pool := $(UNIT_lease) base/index resource/pool
-UNIT_connection := $(BASE) $(addprefix loop/,timer loop slice child) $(addprefix service/,notify fds unit store) $(addprefix resource/,environment lease text ledger) $(HANDLER) $(CONNECTION)
-UNIT := timer span pace words address cidr config journal events notify fds store slice child environment directory exec process unit-resource request helper slab index unitname cause machine admission proxy handshake lock ids loop sync lease ledger pool plugin connection
+UNIT_connection := $(BASE) $(addprefix loop/,timer loop slice child) $(addprefix service/,notify fds unit store) $(addprefix resource/,environment queue lease text ledger) $(HANDLER) $(CONNECTION)
+UNIT := timer span pace words address cidr config journal events notify fds store slice child environment directory exec process unit-resource request helper slab index unitname cause machine admission proxy handshake lock ids loop sync queue lease ledger pool plugin connection
 
 define unit-test
 $(B)/tests/unit/test-$(1): $(B)/tests/unit/test-$(1).o $(UNIT_$(1):%=$(B)/src/%.o)

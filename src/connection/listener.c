@@ -199,7 +199,7 @@ static bool listener_can_accept(struct listener *listener)
                 listener_pause(listener, 0, reason);
                 return false;
         }
-        starvation = leases_starvation(connections->leases);
+        starvation = starvation_error(&connections->leases->starvation);
         if (starvation && listener->config->n_resources > 0) {
                 (void)snprintf(reason, sizeof(reason), "no command can be started: %s", strerror(starvation));
                 listener_pause(listener, starvation, reason);

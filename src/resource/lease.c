@@ -15,118 +15,6 @@
 
 static void lease_step(struct lease *lease);
 static void claim_timer(struct timer *timer);
-static void claim_start_load(struct claim *claim);
-static void claim_start_release(struct claim *claim);
-static void queue_retry(struct timer *timer);
-
-/* ---- queues ---- */
-
-static void queue_init(struct queue *queue, struct leases *leases, unsigned n_max)
-{
-        queue->leases = leases;
-        queue->n_max = n_max;
-        list_init(&queue->link);
-        list_init(&queue->releases);
-        list_init(&queue->loads);
-        list_init(&queue->under_way);
-        timer_init(&queue->retry, queue_retry);
-}
-
-static int queue_get(struct leases *leases, const char *name, struct queue **ret_queue)
-{
-        struct queue *queue;
-
-        list_for_each (node, &leases->queues) {
-                queue = container_of(node, struct queue, link);
-                if (streq(queue->name, name)) {
-                        *ret_queue = queue;
-                        return 0;
-                }
-        }
-        queue = calloc(1, sizeof(*queue));
-        if (!queue)
-                return -ENOMEM;
-        queue->name = strdup(name);
-        if (!queue->name) {
-                free(queue);
-                return -ENOMEM;
-        }
-        queue_init(queue, leases, 1);
-        list_append(&leases->queues, &queue->link);
-        *ret_queue = queue;
-        return 0;
-}
-
-static void queue_run(struct queue *queue)
-{
-        struct list *node;
-
-        /* One that ends at once comes back here: the loop below goes on with the next, not the stack. */
-        if (queue->is_running)
-                return;
-        queue->is_running = true;
-        while (!queue->is_starved && queue->n_under_way < queue->n_max)
-                if ((node = list_take_first(&queue->releases)))
-                        claim_start_release(container_of(node, struct claim, queue_link));
-                else if ((node = list_take_first(&queue->loads)))
-                        claim_start_load(container_of(node, struct claim, queue_link));
-                else
-                        break;
-        queue->is_running = false;
-}
-
-static void queue_retry(struct timer *timer)
-{
-        struct queue *queue = container_of(timer, struct queue, retry);
-
-        queue->is_starved = false;
-        leases_relieve(queue->leases);
-        queue_run(queue);
-}
-
-static void queue_starve(struct queue *queue, int error)
-{
-        struct loop *loop = queue->leases->loop;
-
-        if (queue->is_starved) /* one that had its turn before waited for the disk until now */
-                return;
-        queue->is_starved = true;
-        leases_starve(queue->leases, error);
-        timer_arm(loop_wheel(loop), &queue->retry, deadline_after(loop_now(loop), STARVE_RETRY_USEC));
-}
-
-/* A lease may be younger than the configuration in force, and born with an older one. */
-static void queue_configure(struct queue *queue, const struct resource_config *resource)
-{
-        queue->n_max = resource->max_concurrent;
-        queue->is_configured = true;
-}
-
-/* The claim's command is under way now. */
-static void queue_enter(struct claim *claim)
-{
-        if (!claim->type->is_queued) {
-                claim->queue = NULL; /* it had to wait, which is over */
-                return;
-        }
-        claim->queue->n_under_way++;
-        list_append(&claim->queue->under_way, &claim->queue_link);
-}
-
-static void queue_take_back(struct claim *claim)
-{
-        assert(claim->queue->n_under_way > 0 && list_is_linked(&claim->queue_link));
-        claim->queue->n_under_way--;
-        list_unlink(&claim->queue_link);
-}
-
-static void queue_leave(struct claim *claim)
-{
-        if (!claim->queue)
-                return;
-        queue_take_back(claim);
-        queue_run(claim->queue);
-}
 
 /* ---- claims ---- */
 
@@ -255,24 +143,19 @@ static void claim_fail_load(struct claim *claim, enum lease_failure failure, boo
                 lease->callbacks->failed(lease, failure, lease->userdata);
 }
 
-static void claim_begin_load(struct claim *claim)
+/* Its turn has come, if it had to wait for one. */
+static void claim_enter_queue(struct claim *claim)
 {
-        _cleanup_free_ char *reason = NULL;
-        int r = claim->type->prepare(claim, &reason);
+        if (claim->type->is_queued)
+                queue_enter(claim->queue, &claim->place);
+        else
+                claim->queue = NULL;
+}
 
-        if (r != 0) {
-                claim_fail_load(claim, LEASE_LOAD_FAILED, false, -1,
-                                r > 0 && reason ? reason : strerror(abs(r)));
-                return;
-        }
-        claim->queued_usec = now(claim);
-        if (!claim->queue) {
-                claim_start_load(claim);
-                return;
-        }
-        claim_enter(claim, CLAIM_LOAD_QUEUED, claim->config->queue_timeout);
-        list_append(&claim->queue->loads, &claim->queue_link);
-        queue_run(claim->queue);
+static void claim_leave_queue(struct claim *claim)
+{
+        if (claim->queue)
+                queue_leave(claim->queue, &claim->place);
 }
 
 /* Its load() was not called, and will not be: somebody else may have what its type kept for it. */
@@ -289,7 +172,7 @@ static void claim_intent_secured(struct claim *claim, int error)
                 return;
         }
         if (error < 0) {
-                queue_leave(claim);
+                claim_leave_queue(claim);
                 claim_drop(claim);
                 claim_fail_load(claim, LEASE_LOAD_FAILED, false, -1, "the ledger cannot be written");
                 return;
@@ -301,10 +184,30 @@ static void claim_intent_secured(struct claim *claim, int error)
 
 static void claim_start_load(struct claim *claim)
 {
-        queue_enter(claim);
+        claim_enter_queue(claim);
         claim_enter(claim, claim->is_persistent ? CLAIM_INTENDED : CLAIM_LOADING,
                     claim->config->load_timeout);
         claim_secure(claim, claim_intent_secured); /* intent before effect */
+}
+
+static void claim_begin_load(struct claim *claim)
+{
+        _cleanup_free_ char *reason = NULL;
+        int r = claim->type->prepare(claim, &reason);
+
+        if (r != 0) {
+                claim_fail_load(claim, LEASE_LOAD_FAILED, false, -1,
+                                r > 0 && reason ? reason : strerror(abs(r)));
+                return;
+        }
+        claim->place.since_usec = now(claim);
+        if (!claim->queue) {
+                claim_start_load(claim);
+                return;
+        }
+        claim_enter(claim, CLAIM_LOAD_QUEUED, claim->config->queue_timeout);
+        list_append(&claim->queue->loads, &claim->place.link);
+        queue_run(claim->queue);
 }
 
 /* Not begun: its intent, if the ledger has it, is taken back. */
@@ -313,28 +216,28 @@ static void claim_drop_intent(struct claim *claim)
         sync_deinit(&claim->sync);
         claim_enter(claim, CLAIM_EMPTY, USEC_INFINITY);
         (void)claim_save(claim);
-        queue_leave(claim);
+        claim_leave_queue(claim);
         claim_drop(claim);
+}
+
+static void claim_start_release(struct claim *claim)
+{
+        claim_enter_queue(claim);
+        claim_enter(claim, CLAIM_RELEASING, claim->release_timeout_usec);
+        claim->type->release(claim);
 }
 
 static void claim_begin_release(struct claim *claim)
 {
         sync_deinit(&claim->sync); /* that it is loaded need not be on disk any more */
-        claim->queued_usec = now(claim);
+        claim->place.since_usec = now(claim);
         if (!claim->type->is_queued) {
                 claim_start_release(claim);
                 return;
         }
         claim_enter(claim, CLAIM_RELEASE_QUEUED, USEC_INFINITY);
-        list_append(&claim->queue->releases, &claim->queue_link);
+        list_append(&claim->queue->releases, &claim->place.link);
         queue_run(claim->queue);
-}
-
-static void claim_start_release(struct claim *claim)
-{
-        queue_enter(claim);
-        claim_enter(claim, CLAIM_RELEASING, claim->release_timeout_usec);
-        claim->type->release(claim);
 }
 
 /* No program of it ran: the socket is its connection's again. */
@@ -351,7 +254,7 @@ static void claim_timer(struct timer *timer)
 
         switch (claim->state) {
         case CLAIM_LOAD_QUEUED:
-                list_unlink(&claim->queue_link);
+                list_unlink(&claim->place.link);
                 claim_return_socket(claim);
                 claim_drop(claim);
                 claim_fail_load(claim, LEASE_LOAD_TIMEOUT, false, -1,
@@ -359,7 +262,7 @@ static void claim_timer(struct timer *timer)
                 break;
         case CLAIM_INTENDED:
                 sync_deinit(&claim->sync);
-                queue_leave(claim);
+                claim_leave_queue(claim);
                 claim_drop(claim);
                 claim_fail_load(claim, LEASE_LOAD_TIMEOUT, false, -1, disk_timed_out);
                 break;
@@ -436,7 +339,7 @@ void claim_loaded(struct claim *claim, const char *value)
                 return;
         }
         claim_enter(claim, CLAIM_LOADED, claim->is_persistent ? claim->config->load_timeout : USEC_INFINITY);
-        queue_leave(claim);
+        claim_leave_queue(claim);
         claim->lease->kept_length = 0;
         claim_secure(claim, claim_fact_secured);
 }
@@ -450,7 +353,7 @@ void claim_load_failed(struct claim *claim, bool is_said, int exit_status, const
         assert(claim->state == CLAIM_LOADING || is_timeout);
         if (is_said)
                 claim_return_socket(claim);
-        queue_leave(claim);
+        claim_leave_queue(claim);
         claim_fail_load(claim, is_timeout ? LEASE_LOAD_TIMEOUT : LEASE_LOAD_FAILED, may_have_left,
                         exit_status, is_timeout ? timed_out(claim->config->load_timeout, text) : reason);
 }
@@ -458,7 +361,7 @@ void claim_load_failed(struct claim *claim, bool is_said, int exit_status, const
 void claim_load_refused(struct claim *claim, const char *reason)
 {
         assert(claim->state == CLAIM_LOADING);
-        queue_leave(claim);
+        claim_leave_queue(claim);
         claim_fail_load(claim, LEASE_POOL_EMPTY, false, -1, reason);
 }
 
@@ -467,22 +370,22 @@ void claim_defer(struct claim *claim, int error)
         struct queue *queue;
 
         if (claim->type->is_queued)
-                queue_take_back(claim);
+                queue_take_back(claim->queue, &claim->place);
         else
                 claim->queue = &claim->lease->leases->deferred;
         queue = claim->queue;
         if (claim->state == CLAIM_LOADING || claim->state == CLAIM_INTENDED) {
                 claim_enter(claim, CLAIM_LOAD_QUEUED, USEC_INFINITY);
                 timer_arm(loop_wheel(claim_loop(claim)), &claim->timer,
-                          deadline_after(claim->queued_usec, claim->config->queue_timeout));
+                          deadline_after(claim->place.since_usec, claim->config->queue_timeout));
                 if (claim->type->is_queued)
-                        list_prepend(&queue->loads, &claim->queue_link);
+                        list_prepend(&queue->loads, &claim->place.link);
                 else /* what one is short of, the next may not be */
-                        list_append(&queue->loads, &claim->queue_link);
+                        list_append(&queue->loads, &claim->place.link);
         } else {
                 assert(claim->state == CLAIM_RELEASING);
                 claim_enter(claim, CLAIM_RELEASE_QUEUED, USEC_INFINITY);
-                list_prepend(&queue->releases, &claim->queue_link);
+                list_prepend(&queue->releases, &claim->place.link);
         }
         if (claim->lease->kept_length > 0 || claim_save(claim) == 0) /* that it waits is written once */
                 claim_take_back(claim);
@@ -501,7 +404,7 @@ void claim_wait(struct claim *claim, uint64_t span_usec, enum lease_failure fail
 void claim_proceed(struct claim *claim)
 {
         assert(claim->state == CLAIM_WAITING);
-        claim->queued_usec = now(claim);
+        claim->place.since_usec = now(claim);
         claim_start_load(claim);
 }
 
@@ -547,7 +450,7 @@ void claim_released(struct claim *claim)
         claim_enter(claim, CLAIM_EMPTY, USEC_INFINITY);
         if (lease_holds_more(claim))
                 (void)claim_save(claim);
-        queue_leave(claim);
+        claim_leave_queue(claim);
         lease_step(lease);
 }
 
@@ -574,7 +477,7 @@ void claim_release_failed(struct claim *claim, int exit_status, const char *reas
                 lease->leases->n_quarantined++;
                 event_quarantined(journal_of(claim), &connection, &resource);
         }
-        queue_leave(claim);
+        claim_leave_queue(claim);
         lease_step(lease);
 }
 
@@ -587,6 +490,55 @@ void claim_output(struct claim *claim, const char *line)
                      claim->lease->is_releasing && claim->state >= CLAIM_LOADED ? "release" : "load", line);
 }
 
+/* ---- queues ---- */
+
+static void place_load(struct place *place)
+{
+        claim_start_load(container_of(place, struct claim, place));
+}
+
+static void place_release(struct place *place)
+{
+        claim_start_release(container_of(place, struct claim, place));
+}
+
+static void leases_init_queue(struct leases *leases, struct queue *queue, unsigned n_max)
+{
+        queue_init(queue, n_max, leases->loop, &leases->starvation, place_load, place_release);
+}
+
+static int leases_get_queue(struct leases *leases, const char *name, struct queue **ret_queue)
+{
+        struct queue *queue;
+
+        list_for_each (node, &leases->queues) {
+                queue = container_of(node, struct queue, link);
+                if (streq(queue->name, name)) {
+                        *ret_queue = queue;
+                        return 0;
+                }
+        }
+        queue = calloc(1, sizeof(*queue));
+        if (!queue)
+                return -ENOMEM;
+        leases_init_queue(leases, queue, 1);
+        queue->name = strdup(name);
+        if (!queue->name) {
+                free(queue);
+                return -ENOMEM;
+        }
+        list_append(&leases->queues, &queue->link);
+        *ret_queue = queue;
+        return 0;
+}
+
+/* A lease may be younger than the configuration in force, and born with an older one. */
+static void queue_configure(struct queue *queue, const struct resource_config *resource)
+{
+        queue->n_max = resource->max_concurrent;
+        queue->is_configured = true;
+}
+
 /* ---- leases ---- */
 
 static void lease_destroy(struct lease *lease)
@@ -596,10 +548,10 @@ static void lease_destroy(struct lease *lease)
 
                 timer_disarm(&claim->timer);
                 sync_deinit(&claim->sync);
-                if (list_is_linked(&claim->queue_link) && claim->state != CLAIM_LOAD_QUEUED &&
+                if (list_is_linked(&claim->place.link) && claim->state != CLAIM_LOAD_QUEUED &&
                     claim->state != CLAIM_RELEASE_QUEUED)
-                        claim->queue->n_under_way--;
-                list_unlink(&claim->queue_link);
+                        queue_take_back(claim->queue, &claim->place);
+                list_unlink(&claim->place.link);
                 if (claim->state == CLAIM_QUARANTINED)
                         lease->leases->n_quarantined--;
                 claim->type->forget(claim);
@@ -680,7 +632,7 @@ static void lease_step_release(struct lease *lease)
                         is_quarantined = true;
                         break;
                 case CLAIM_LOAD_QUEUED: /* it waits for its turn: dropped */
-                        list_unlink(&claim->queue_link);
+                        list_unlink(&claim->place.link);
                         claim_enter(claim, CLAIM_EMPTY, USEC_INFINITY);
                         claim_drop(claim);
                         break;
@@ -733,7 +685,7 @@ int lease_claim_init(struct lease *lease, size_t i, const struct resource_type *
         claim->name = strdup(name);
         if (!claim->name)
                 return -ENOMEM;
-        return type->is_queued ? queue_get(lease->leases, name, &claim->queue) : 0;
+        return type->is_queued ? leases_get_queue(lease->leases, name, &claim->queue) : 0;
 }
 
 int lease_new_empty(struct lease **ret_lease, struct leases *leases, size_t n_claims,
@@ -753,7 +705,7 @@ int lease_new_empty(struct lease **ret_lease, struct leases *leases, size_t n_cl
         for (size_t i = 0; i < n_claims; i++) {
                 lease->claims[i].lease = lease;
                 lease->claims[i].type = resource_type_of(RESOURCE_NONE); /* as one without a record stays */
-                list_init(&lease->claims[i].queue_link);
+                list_init(&lease->claims[i].place.link);
                 timer_init(&lease->claims[i].timer, claim_timer);
         }
         list_init(&lease->link);
@@ -905,7 +857,7 @@ void leases_init(struct leases *leases, struct loop *loop, struct journal *journ
         *leases = (struct leases){ .loop = loop, .journal = journal, .ledger = ledger };
         list_init(&leases->queues);
         list_init(&leases->all);
-        queue_init(&leases->deferred, leases, UINT_MAX);
+        leases_init_queue(leases, &leases->deferred, UINT_MAX);
 }
 
 void leases_deinit(struct leases *leases)
@@ -917,12 +869,11 @@ void leases_deinit(struct leases *leases)
                 if (type && type->deinit)
                         type->deinit(leases);
         }
-        timer_disarm(&leases->deferred.retry);
-        for (struct list *node; (node = list_take_first(&leases->queues));) {
+        queue_deinit(&leases->deferred);
+        list_for_each (node, &leases->queues) {
                 struct queue *queue = container_of(node, struct queue, link);
 
-                timer_disarm(&queue->retry);
-                free(queue->name);
+                queue_deinit(queue);
                 free(queue);
         }
 }
@@ -938,23 +889,6 @@ static int configure_types(struct leases *leases, const struct config *config)
                         r = type->configure(leases, config);
         }
         return r;
-}
-
-int leases_starvation(const struct leases *leases)
-{
-        return leases->n_starved > 0 ? leases->starved_error : 0;
-}
-
-void leases_starve(struct leases *leases, int error)
-{
-        leases->n_starved++;
-        leases->starved_error = error;
-}
-
-void leases_relieve(struct leases *leases)
-{
-        assert(leases->n_starved > 0);
-        leases->n_starved--;
 }
 
 bool leases_end(struct leases *leases)
@@ -982,20 +916,25 @@ void leases_summarize(const struct leases *leases)
 
 int leases_configure(struct leases *leases, const struct config *config)
 {
-        for (size_t i = 0; i < config->n_resources; i++) {
-                const struct resource_config *resource = config->resources[i];
-                struct queue *queue;
-                int r;
+        struct queue *queue;
+        int r = 0;
 
-                if (!resource_type_of(resource->kind)->is_queued)
+        /* What can fail comes first. */
+        for (size_t i = 0; r == 0 && i < config->n_resources; i++)
+                if (resource_type_of(config->resources[i]->kind)->is_queued)
+                        r = leases_get_queue(leases, config->resources[i]->name, &queue);
+        if (r == 0)
+                r = configure_types(leases, config);
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < config->n_resources; i++) {
+                if (!resource_type_of(config->resources[i]->kind)->is_queued)
                         continue;
-                r = queue_get(leases, resource->name, &queue);
-                if (r < 0)
-                        return r;
-                queue_configure(queue, resource);
+                (void)leases_get_queue(leases, config->resources[i]->name, &queue); /* it is there */
+                queue_configure(queue, config->resources[i]);
                 queue_run(queue);
         }
-        return configure_types(leases, config);
+        return 0;
 }
 
 struct waiting leases_waiting(const struct leases *leases, uint64_t now_usec)
@@ -1005,11 +944,11 @@ struct waiting leases_waiting(const struct leases *leases, uint64_t now_usec)
         list_for_each (node, &leases->queues) {
                 const struct queue *queue = container_of(node, struct queue, link);
 
-                list_for_each (claim_node, &queue->releases) {
-                        const struct claim *claim = container_of(claim_node, struct claim, queue_link);
+                list_for_each (link, &queue->releases) {
+                        const struct place *place = container_of(link, struct place, link);
 
                         waiting.n++;
-                        waiting.oldest_usec = MAX(waiting.oldest_usec, now_usec - claim->queued_usec);
+                        waiting.oldest_usec = MAX(waiting.oldest_usec, now_usec - place->since_usec);
                 }
         }
         return waiting;
@@ -1019,12 +958,11 @@ bool leases_make_progress(const struct leases *leases, uint64_t now_usec, uint64
 {
         list_for_each (node, &leases->queues) {
                 const struct queue *queue = container_of(node, struct queue, link);
-                bool is_waited_for = !list_is_empty(&queue->releases) || !list_is_empty(&queue->loads);
 
-                if (is_waited_for && !queue->is_starved && queue->n_under_way < queue->n_max)
+                if (queue_is_stuck(queue))
                         return false;
-                list_for_each (claim_node, &queue->under_way) {
-                        const struct claim *claim = container_of(claim_node, struct claim, queue_link);
+                list_for_each (link, &queue->under_way) {
+                        const struct claim *claim = container_of(link, struct claim, place.link);
 
                         if (deadline_after(claim->timer.deadline_usec, grace_usec) < now_usec)
                                 return false;

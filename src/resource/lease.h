@@ -18,25 +18,10 @@
 #include "base/address.h"
 #include "journal/events.h"
 #include "loop/sync.h"
+#include "resource/queue.h"
 #include "resource/resource.h"
 
 struct ledger;
-
-/* Commands of one resource, whichever lease they belong to: at most n_max at once, releases before loads. */
-struct queue {
-        struct leases *leases;
-        struct list link; /* in leases->queues */
-        char *name;       /* of the resource */
-        unsigned n_max;   /* 1 until a configuration says it */
-        unsigned n_under_way;
-        bool is_configured;
-        bool is_running; /* queue_run() is at work further up the stack */
-        bool is_starved; /* a command could not be started: none is until `retry` */
-        struct timer retry;
-        struct list releases; /* claims that wait, the longest first */
-        struct list loads;
-        struct list under_way;
-};
 
 /* Everything that the leases of one daemon share. */
 struct leases {
@@ -50,8 +35,7 @@ struct leases {
         size_t n_leases;
         size_t n_releasing;             /* leases; quarantined ones only while they are tried again */
         size_t n_quarantined;           /* claims */
-        size_t n_starved;               /* leases_starve() less leases_relieve() */
-        int starved_error;              /* why not, the last time; meaningful while there are any */
+        struct starvation starvation;   /* of queues and helpers */
         void *shared[N_RESOURCE_KINDS]; /* each type's own: resource.h */
         /* What leases_end() waits for has ended, or the release of a lease that nobody waits for. May be NULL. */
         void (*ended)(void *userdata);
@@ -69,16 +53,6 @@ size_t leases_abandon(struct leases *leases);
 
 /* Tries every quarantined claim again: at once, or when all else of its lease is released. */
 void leases_retry(struct leases *leases);
-
-/* What could not be started for want of processes, descriptors or memory is tried again after this. */
-#define STARVE_RETRY_USEC \
-        (50 * USEC_PER_MSEC) /* a listener looks as often: accepting goes on within twice that */
-
-/* Why no command can be started at present (an errno); 0: as far as we know they can. */
-int leases_starvation(const struct leases *leases);
-/* One more has something to start and cannot, for this errno, until it says leases_relieve(): accepting pauses. */
-void leases_starve(struct leases *leases, int error);
-void leases_relieve(struct leases *leases);
 
 /*
  * No lease asks for anything any more: ends what types share and what runs, as it wants to be ended. Returns whether
@@ -152,12 +126,11 @@ struct claim {
         unsigned release_attempts;
         uint64_t release_timeout_usec;
         uint64_t state_usec;             /* when the state was entered */
-        uint64_t queued_usec;            /* since when it waits in its queue */
         enum lease_failure wait_failure; /* while waiting: what it fails as, and why */
         const char *wait_reason;         /* a constant string */
-        struct list queue_link;
-        struct timer timer; /* the state's deadline */
-        struct sync sync;   /* of its record */
+        struct place place;              /* in the queue */
+        struct timer timer;              /* the state's deadline */
+        struct sync sync;                /* of its record */
         void (*secured)(struct claim *claim, int error);
 };
 

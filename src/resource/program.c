@@ -106,14 +106,14 @@ static void program_close_input(struct program *program)
 static void program_starve(struct program *program, int error)
 {
         program->is_starved = true;
-        leases_starve(program->helpers->leases, error);
+        starvation_join(&program->helpers->leases->starvation, error);
         program->not_before_usec = deadline_after(now(program), STARVE_RETRY_USEC);
 }
 
 static void program_relieve(struct program *program)
 {
         if (program->is_starved)
-                leases_relieve(program->helpers->leases);
+                starvation_leave(&program->helpers->leases->starvation);
         program->is_starved = false;
 }
 

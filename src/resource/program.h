@@ -36,7 +36,7 @@ struct program {
         char **command;
         char **environment;
         enum program_state state;
-        bool is_starved; /* down: it has work, and what its start needs is short (leases_starve()) */
+        bool is_starved; /* down: it has work, and what its start needs is short (struct starvation) */
         bool is_wanted;  /* a listener of the configuration in force uses it */
         size_t n_claims; /* that will ask it */
         uint64_t release_timeout_usec;

@@ -47,17 +47,6 @@ static void hear(enum said said, bool is_said, int exit_status, const char *text
         (void)snprintf(seen.text, sizeof(seen.text), "%s", text);
 }
 
-void leases_starve(struct leases *starved, int error)
-{
-        starved->n_starved++;
-        starved->starved_error = error;
-}
-
-void leases_relieve(struct leases *relieved)
-{
-        relieved->n_starved--;
-}
-
 void claim_loaded(struct claim *claim, const char *value)
 {
         hear(LOADED, true, 0, value);

@@ -302,18 +302,18 @@ START_TEST(test_short_of_descriptors)
         for (int i = 0; i < 3; i++) /* no back-off, and it is said once */
                 ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
         ck_assert_uint_eq(strv_length(seen.log), 1);
-        ck_assert_uint_eq(leases.n_starved, 1);
-        ck_assert_int_eq(leases.starved_error, EMFILE);
+        ck_assert_uint_eq(leases.starvation.n, 1);
+        ck_assert_int_eq(leases.starvation.error, EMFILE);
         claim->type->drop(claim);
-        while (leases.n_starved > 0) /* nobody waits for it any more */
+        while (leases.starvation.n > 0) /* nobody waits for it any more */
                 ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
 
         claim->type->load(claim);
-        while (leases.n_starved == 0)
+        while (leases.starvation.n == 0)
                 ck_assert_int_eq(loop_turn(loop, USEC_INFINITY), 0);
         set_descriptors(&limit);
         ck_assert_int_eq(claims_wait(), LOADED);
-        ck_assert_uint_eq(leases.n_starved, 0);
+        ck_assert_uint_eq(leases.starvation.n, 0);
         helper_close(claim);
 }
 END_TEST

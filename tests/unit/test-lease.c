@@ -693,19 +693,19 @@ START_TEST(test_lease_starved)
         a.path = ok;
         client_begin(&second, list, 1);
         ck_assert_str_eq(fake_log, "");
-        ck_assert_int_eq(leases_starvation(&leases), EAGAIN);
+        ck_assert_int_eq(starvation_error(&leases.starvation), EAGAIN);
         ck_assert(leases_make_progress(&leases, loop_now(loop), 0));
         client_begin(&other, others, 1); /* another queue has not heard of it */
         ck_assert_uint_eq(other.n_loaded, 1);
         skip_time();
-        ck_assert_int_eq(leases_starvation(&leases), 0);
+        ck_assert_int_eq(starvation_error(&leases.starvation), 0);
         ck_assert_str_eq(fake_log, "+b +a +a ");
         ck_assert_uint_eq(first.n_loaded + second.n_loaded, 2);
 
         client_end(&second);
         client_end(&first);
         ck_assert_uint_eq(leases_waiting(&leases, loop_now(loop)).n, 2);
-        ck_assert_int_eq(leases_starvation(&leases), EAGAIN);
+        ck_assert_int_eq(starvation_error(&leases.starvation), EAGAIN);
         skip_time();
         ck_assert_uint_eq(first.n_settled + second.n_settled, 2);
         ck_assert_uint_eq(n_load_failed + n_release_failed, 0);
@@ -726,15 +726,15 @@ START_TEST(test_lease_starved_without_a_queue)
         begin();
         client_begin(&clients[0], list, 1);
         client_begin(&clients[1], list, 1);
-        ck_assert_int_eq(leases_starvation(&leases), EAGAIN);
+        ck_assert_int_eq(starvation_error(&leases.starvation), EAGAIN);
         a.path = ok;
         client_begin(&clients[2], list, 1);
         ck_assert_uint_eq(clients[2].n_loaded, 1);
         skip_time();
         ck_assert_uint_eq(clients[0].n_loaded + clients[1].n_loaded, 2);
-        ck_assert_int_eq(leases_starvation(&leases), 0);
+        ck_assert_int_eq(starvation_error(&leases.starvation), 0);
         client_end(&clients[0]);
-        ck_assert_int_eq(leases_starvation(&leases), EAGAIN);
+        ck_assert_int_eq(starvation_error(&leases.starvation), EAGAIN);
         client_end(&clients[2]);
         ck_assert_uint_eq(clients[2].n_settled, 1);
         skip_time();

@@ -829,9 +829,9 @@ START_TEST(test_ledger_persistent_is_starved)
         ck_assert(fake_disk(0) && fake_disk(0));
         ck_assert_int_eq(first->claims[1].state, CLAIM_LOAD_QUEUED);
         ck_assert_int_eq(lease->claims[1].state, CLAIM_LOAD_QUEUED);
-        ck_assert_int_eq(leases_starvation(&leases), EAGAIN);
+        ck_assert_int_eq(starvation_error(&leases.starvation), EAGAIN);
         wheel_run(loop_wheel(loop), wheel_next(loop_wheel(loop)));
-        ck_assert_int_eq(leases_starvation(&leases), 0);
+        ck_assert_int_eq(starvation_error(&leases.starvation), 0);
         n_loaded = 0;
         complete_all();
         ck_assert_uint_eq(n_loaded, 2);
