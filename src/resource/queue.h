@@ -54,7 +54,7 @@ struct queue {
         char *name;       /* of the resource; NULL: there is none */
         unsigned n_max;
         unsigned n_under_way;
-        bool is_configured; /* n_max is what a configuration says */
+        bool is_configured; /* its owner's: n_max is what a configuration says */
         bool is_running;    /* queue_run() is at work further up the stack */
         bool is_starved;
         struct loop *loop;
@@ -72,10 +72,13 @@ void queue_init(struct queue *queue, unsigned n_max, struct loop *loop, struct s
 void queue_deinit(struct queue *queue);
 
 void queue_run(struct queue *queue);
-void queue_enter(struct queue *queue, struct place *place); /* it is under way now */
-void queue_take_back(struct queue *queue,
-                     struct place *place); /* it is not; whoever calls this knows what is next */
-void queue_leave(struct queue *queue, struct place *place); /* it has ended: the next one has its turn */
+/* It is under way now. */
+void queue_enter(struct queue *queue, struct place *place);
+/* It is not, and nobody else has its turn yet: whoever calls this knows what is next. */
+void queue_take_back(struct queue *queue, struct place *place);
+/* It has ended: the next one has its turn. */
+void queue_leave(struct queue *queue, struct place *place);
+/* One could not be started, for this errno. */
 void queue_starve(struct queue *queue, int error);
 
 /* Whether somebody waits although there is a free place: a fault of ours. */
