@@ -37,8 +37,9 @@ class Files(Daemon):
 
     def __exit__(self, kind, error, traceback):
         self.idle_files = self.files()
-        self.process = self.process or subprocess.Popen(["true"])
-        self.process.wait()
+        if not self.process:
+            self.process = subprocess.Popen(["true"])
+            self.process.wait()
         super().__exit__(kind, error, traceback)
 
     def ask(self, *arguments, **options):
